@@ -1,0 +1,1 @@
+"""What runs in which order: a Prefect flow per stage, the pipeline over them, the command line."""

@@ -1,0 +1,1 @@
+"""The public names of softlabel, for scripts of your own."""

@@ -1,0 +1,97 @@
+"""Identity: fingerprints of what was asked for, digests of what is there.
+
+A fingerprint is the first 16 hex digits of the sha256 of canonical JSON; a digest is a whole
+sha256. Neither depends on the process, the platform or the order of keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+FINGERPRINT_DIGITS = 16
+Json = Any
+"""A value that JSON can say: dict, list, str, int, float, bool or None."""
+
+
+def canonical_json(value: Json) -> bytes:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
+    return json.dumps(
+        value,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+        default=_plain,
+    ).encode()
+
+
+def fingerprint(value: Json) -> str:
+    """16 hex digits that name an intent."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """The sha256 of some bytes, as 64 hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_digests(digests: Iterable[str]) -> str:
+    """The sha256 over digests in their order: the digest of a whole from its parts."""
+    return digest_of_bytes("\n".join(digests).encode())
+
+
+def digest_of_table(table: pa.Table) -> str:
+    """The sha256 over the names, types and values of a table's columns.
+
+    It depends neither on chunking, slicing and padding of the buffers nor on the schema's
+    metadata. The values of null entries do not count.
+    """
+    state = hashlib.sha256()
+    for field, column in zip(table.schema, table.columns, strict=True):
+        state.update(canonical_json([field.name, str(field.type), table.num_rows]))
+        _hash_array(state, column.combine_chunks() if column.num_chunks != 1 else column.chunk(0))
+    return state.hexdigest()
+
+
+def _hash_array(state: hashlib._Hash, array: pa.Array) -> None:
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.nulls(0, array.type)
+    if array.null_count:
+        state.update(np.asarray(array.is_null()).tobytes())
+    kind = array.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        state.update(_lengths(array))
+        _hash_array(state, array.flatten())
+    elif pa.types.is_fixed_size_list(kind):
+        _hash_array(state, array.flatten())
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        values = array.drop_null().cast(pa.binary())
+        state.update(np.asarray(pc.binary_length(values)).tobytes())
+        state.update(b"".join(values.to_pylist()))
+    else:
+        state.update(np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).tobytes())
+
+
+def _lengths(array: pa.Array) -> bytes:
+    return np.asarray(array.value_lengths().fill_null(0).cast(pa.int64())).tobytes()
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple | frozenset):
+        return sorted(value) if isinstance(value, frozenset) else list(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        raise TypeError("a path is no part of an identity")
+    raise TypeError(f"canonical JSON cannot say {type(value).__name__}")

@@ -1,0 +1,61 @@
+"""Every path inside a store, spelled once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+TEACHERS: Final = "teachers"
+LABELS: Final = "labels"
+STUDENTS: Final = "students"
+PREDICTIONS: Final = "predictions"
+REPORTS: Final = "reports"
+CORPORA: Final = "corpora"
+RUNS: Final = "runs"
+
+CARD: Final = "card.json"
+WEIGHTS: Final = "model.safetensors"
+ONNX_MODEL: Final = "model.onnx"
+HISTORY: Final = "history.parquet"
+CHECKPOINTS: Final = "checkpoints"
+
+SPEC: Final = "spec.json"
+MANIFEST: Final = "manifest.json"
+MANIFESTS: Final = "manifests"
+SHARDS: Final = "shards"
+RECORDS: Final = "records"
+
+REPORT_JSON: Final = "report.json"
+REPORT_HTML: Final = "report.html"
+REPORT_MARKDOWN: Final = "report.md"
+
+_NAME_DIGITS: Final = 8
+
+
+def product(kind: str, fingerprint: str) -> str:
+    """The folder of a product, such as `labels/<fingerprint>`."""
+    return f"{kind}/{fingerprint}"
+
+
+def shard_file(split: str, ordinal: int, content_digest: str) -> str:
+    """A shard's file name: it holds its content, so two writers cannot spoil each other."""
+    return f"{split}-{ordinal:07d}-{content_digest[:_NAME_DIGITS]}.parquet"
+
+
+def record_file(split: str, ordinal: int, shard_fingerprint: str) -> str:
+    """A record's file name: it holds what was asked for, so a planner finds it unopened."""
+    return f"{split}-{ordinal:07d}-{shard_fingerprint[:_NAME_DIGITS]}.json"
+
+
+def corpus_index(fingerprint: str) -> str:
+    """Where the digests of a corpus are kept."""
+    return f"{CORPORA}/{fingerprint}.json"
+
+
+def run_record(run_id: str) -> str:
+    """Where it is kept what a run did."""
+    return f"{RUNS}/{run_id}.json"
+
+
+def prediction_file(split: str) -> str:
+    """A model's per-sample results on one split."""
+    return f"{split}.parquet"

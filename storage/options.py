@@ -1,0 +1,225 @@
+"""What a recipe may say about the data and the labels; and the base of all such options.
+
+Options are values: frozen, and an unknown key is refused. They import nothing heavy, so that
+loading a recipe stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from storage.identity import Json
+
+TRAIN: Final = "train"
+"""The split that students learn from; all others are for evaluation."""
+VALIDATION: Final = "validation"
+"""The split that is looked at during training, where there is one."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=80)]
+SplitName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=40)]
+ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+Temperature = Annotated[float, Field(gt=0, le=1000)]
+
+
+class Options(BaseModel):
+    """Base of all options: frozen, strict about unknown keys, finite numbers only."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def identity(self) -> Json:
+        """What these options contribute to a fingerprint."""
+        return self.model_dump(mode="json")
+
+
+def built(*values: str, planned: tuple[str, ...]) -> Callable[[Any], Any]:
+    """A check for a choice: a planned value is refused as not built yet, never ignored."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value in planned:
+            raise ValueError(f"{value!r} is not built yet; there is: {', '.join(values)}")
+        return value
+
+    return check
+
+
+class Task(StrEnum):
+    """What one prediction of the teacher is about."""
+
+    CLASSIFICATION = "classification"
+    TAGGING = "tagging"
+    MASKED_LM = "masked_lm"
+    CAUSAL_LM = "causal_lm"
+
+    @property
+    def has_many_positions(self) -> bool:
+        """Whether a sample holds a prediction per token."""
+        return self is not Task.CLASSIFICATION
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether the classes are a vocabulary."""
+        return self in (Task.MASKED_LM, Task.CAUSAL_LM)
+
+
+class SplitOptions(Options):
+    """How samples are divided. Exactly one of `column`, `fractions` and `file`."""
+
+    column: ColumnName | None = None
+    """A column that holds the name of each sample's split."""
+    fractions: dict[SplitName, Annotated[float, Field(gt=0, le=1)]] | None = None
+    """Shares of the samples, chosen by a hash of the id: a sample never changes its split."""
+    file: bool = False
+    """`data.source` maps each split to a file of its own."""
+    salt: str = ""
+    """Another salt makes another division by hash."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = (self.column is not None) + (self.fractions is not None) + self.file
+        if ways != 1:
+            raise ValueError("expected exactly one of column, fractions and file")
+        if self.fractions and abs(sum(self.fractions.values()) - 1) > 1e-9:
+            raise ValueError(f"fractions must sum to 1, got {sum(self.fractions.values()):g}")
+        return self
+
+
+class DataOptions(Options):
+    """The user's data."""
+
+    name: Name
+    source: str | dict[SplitName, str]
+    """A Parquet, CSV, JSON lines or Arrow file at a path or URL; a `package.module:name` target
+    that returns a table or a mapping of columns; or one file for each split."""
+    version: str | None = None
+    """What changes when a target's data change. Without it a target is called at every run."""
+    task: Task = Task.CLASSIFICATION
+    inputs: tuple[ColumnName, ...] = Field(min_length=1)
+    """Columns that the models get, by position. Several plain numbers become one vector."""
+    shapes: dict[ColumnName, tuple[PositiveInt, ...]] = {}
+    """The shape of one sample of an input whose file can only keep a flat list."""
+    label: ColumnName | None = None
+    """The column of the hard label: a class id, or a name out of `classes`."""
+    mask: ColumnName | None = None
+    """For token blocks: the column that says which positions count."""
+    id: ColumnName | None = None
+    """A column of unique ids. Without it the number of the row is the id."""
+    classes: PositiveInt | tuple[str, ...] | None = None
+    """How many classes there are, or their names."""
+    splits: SplitOptions
+
+    @field_validator("inputs", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.splits.file != isinstance(self.source, dict):
+            raise ValueError("splits.file: true goes with a source for each split, and only then")
+        if isinstance(self.classes, tuple) and len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes holds a name twice")
+        unknown = sorted(set(self.shapes) - set(self.inputs))
+        if unknown:
+            raise ValueError(f"shapes names {unknown[0]!r}, which is not among inputs")
+        return self
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the recipe says there are."""
+        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, where the recipe gives them."""
+        return self.classes if isinstance(self.classes, tuple) else None
+
+    def identity(self) -> Json:
+        """The name and the preprocessing; neither the content nor where it lies."""
+        return self.model_dump(mode="json", exclude={"source", "version"})
+
+
+class Keep(StrEnum):
+    """Which classes of a position are kept."""
+
+    TOP_K = "top_k"
+    ALL = "all"
+
+
+class Codec(StrEnum):
+    """How a kept logit is written."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
+KeepChoice = Annotated[Keep, BeforeValidator(built(*Keep, planned=("top_p", "sample")))]
+CodecChoice = Annotated[Codec, BeforeValidator(built(*Codec, planned=("uint8",)))]
+
+
+class KeptSetOptions(Options):
+    """Which classes are kept of the splits that models are compared on."""
+
+    keep: KeepChoice = Keep.TOP_K
+    k: PositiveInt = 64
+
+    def entries(self, num_classes: int) -> int:
+        """K: how many entries a position keeps, of `num_classes`."""
+        return num_classes if self.keep is Keep.ALL else min(self.k, num_classes)
+
+
+class LabelOptions(Options):
+    """What is kept of the teacher's output, and how it is cut into shards."""
+
+    keep: KeepChoice = Keep.TOP_K
+    k: PositiveInt = 64
+    temperature: Temperature = 1.0
+    """T: logits are stored as (z - m) / T."""
+    temperatures: tuple[Temperature, ...] = ()
+    """Where `rest` is stored, so that students can train there. T and 1.0 are always among them."""
+    codec: CodecChoice = Codec.FLOAT16
+    statistics: bool = False
+    """Keep the largest logit, mean and deviation of the logits, and the sum of p squared."""
+    evaluation: KeptSetOptions = KeptSetOptions()
+    """What is kept of the splits that models are compared on."""
+    batch_size: Annotated[
+        PositiveInt, BeforeValidator(built("a number of samples", planned=("auto",)))
+    ] = 256
+    """Samples that the teacher sees at once."""
+    positions_per_shard: PositiveInt = 65536
+    positions_per_row_group: PositiveInt = 4096
+    inputs: Annotated[Literal["copy"], BeforeValidator(built("copy", planned=("reference",)))] = (
+        "copy"
+    )
+    on_bad_sample: Annotated[
+        Literal["fail"], BeforeValidator(built("fail", planned=("quarantine",)))
+    ] = "fail"
+
+    @model_validator(mode="after")
+    def _stored_temperatures(self) -> Self:
+        wanted = (self.temperature, *self.temperatures, 1.0)
+        object.__setattr__(self, "temperatures", tuple(dict.fromkeys(wanted)))
+        return self
+
+    def entries(self, split: str, num_classes: int) -> int:
+        """K of one split, of `num_classes`."""
+        if split != TRAIN:
+            return self.evaluation.entries(num_classes)
+        return num_classes if self.keep is Keep.ALL else self.k
+
+    def identity(self) -> Json:
+        """What decides the bytes; not what becomes of bad samples."""
+        return self.model_dump(mode="json", exclude={"on_bad_sample"})

@@ -1,0 +1,83 @@
+"""Rows of a label set in memory: numpy columns, never Python rows.
+
+A column is an array whose first axis runs over the samples, or, in blocks of tokens, a `Ragged`:
+the values of all positions one after the other and the number of positions of each sample.
+
+Shape letters: B samples, N positions of all samples, W values of a position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A column with a varying number of positions for each sample.
+
+    Attributes:
+        values_NW: the values of all positions, sample by sample; [N] or [N, W].
+        lengths_B: positions of each sample, int64.
+    """
+
+    values_NW: Array
+    lengths_B: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+    def take(self, rows: NDArray[np.int64]) -> Ragged:
+        """The samples at `rows`, in that order."""
+        starts = np.cumsum(self.lengths_B) - self.lengths_B
+        lengths = self.lengths_B[rows]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return Ragged(self.values_NW[np.repeat(starts[rows], lengths) + within], lengths)
+
+    def padded(self, length: int, fill: float | bool) -> Array:
+        """The values as [B, length] or [B, length, W], with `fill` where a sample has ended."""
+        shape = (len(self), length, *self.values_NW.shape[1:])
+        block = np.full(shape, fill, dtype=self.values_NW.dtype)
+        block[np.arange(length) < self.lengths_B[:, None]] = self.values_NW
+        return block
+
+
+Column = Array | Ragged
+Rows = Mapping[str, Column]
+"""Columns by name, all with the same number of samples."""
+
+
+def num_rows(rows: Rows) -> int:
+    """How many samples there are."""
+    return len(next(iter(rows.values())))
+
+
+def take(rows: Rows, chosen: NDArray[np.int64]) -> dict[str, Column]:
+    """The samples at `chosen`, in that order."""
+    return {
+        name: column.take(chosen) if isinstance(column, Ragged) else column[chosen]
+        for name, column in rows.items()
+    }
+
+
+def concatenate(parts: Sequence[Rows]) -> dict[str, Column]:
+    """All samples of `parts`, one after the other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    ragged = [column for column in columns if isinstance(column, Ragged)]
+    if ragged:
+        return Ragged(
+            np.concatenate([column.values_NW for column in ragged]),
+            np.concatenate([column.lengths_B for column in ragged]),
+        )
+    return np.concatenate([column for column in columns if not isinstance(column, Ragged)])

@@ -1,0 +1,209 @@
+"""From the user's columns to rows: ids, inputs and labels, each checked.
+
+What is wrong is said with the field of the recipe, the column and the ids of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage import sources
+from storage.errors import DataError
+from storage.options import DataOptions, Task
+from storage.rows import Array, Column, Ragged, Rows
+from storage.schema import LABEL, MASK, NO_LABEL, SAMPLE_ID, input_column
+
+FEATURES = "features"
+"""The one input that several plain number columns become."""
+_NAMED_IDS = 3
+
+
+def prepare(columns: Mapping[str, Column], options: DataOptions, split: str) -> dict[str, Column]:
+    """The rows of one source: ids, inputs, and labels, checked.
+
+    Args:
+        columns: as they were read.
+        options: what the recipe says of them.
+        split: the split that this source is alone, or nothing.
+
+    Raises:
+        DataError: an id, an input or a label is not as the recipe says.
+    """
+    rows: dict[str, Column] = {SAMPLE_ID: _ids(columns, options, split)}
+    rows |= _inputs(columns, options)
+    _require_finite(rows)
+    if options.task.has_many_positions:
+        rows |= _token_labels(columns, rows, options)
+    elif options.label is not None:
+        rows[LABEL] = _class_ids(columns[options.label], options)
+    if LABEL in rows:
+        _require_labels_in_range(rows, options)
+    return rows
+
+
+def next_token_labels(tokens: Ragged, mask: Ragged) -> tuple[Ragged, Ragged]:
+    """The hard labels of a causal language model, and which positions count.
+
+    Position t predicts token t + 1, so the label of t is token t + 1; it counts where both do,
+    and the last position of a block never does. This is the only place that shifts.
+    """
+    ends = np.cumsum(tokens.lengths_B) - 1
+    label = np.roll(tokens.values_NW.astype(np.int64), -1)
+    counts = np.roll(mask.values_NW, -1) & mask.values_NW
+    counts[ends] = False
+    label[~counts] = NO_LABEL
+    return Ragged(label, tokens.lengths_B), Ragged(counts, tokens.lengths_B)
+
+
+def _ids(columns: Mapping[str, Column], options: DataOptions, split: str) -> Array:
+    if options.id is None:
+        prefix = f"{split}-" if split else ""
+        count = len(columns[options.inputs[0]])
+        return np.array([f"{prefix}{row:09d}" for row in range(count)], dtype=object)
+    column = columns[options.id]
+    if isinstance(column, Ragged) or column.ndim != 1:
+        raise DataError(f"data.id: the column {options.id!r} holds lists, expected one id a sample")
+    return np.array([str(value) for value in column], dtype=object)
+
+
+def _inputs(columns: Mapping[str, Column], options: DataOptions) -> dict[str, Column]:
+    chosen = {name: columns[name] for name in options.inputs}
+    for name, column in chosen.items():
+        values = column.values_NW if isinstance(column, Ragged) else column
+        if sources.is_text(values) or values.dtype.kind not in "biuf":
+            raise DataError(
+                f"data.inputs: the column {name!r} holds {values.dtype}, expected numbers; turn "
+                "texts, images and sounds into numbers in a package.module:name target"
+            )
+    if options.task.has_many_positions:
+        return {input_column(name): _as_blocks(name, column) for name, column in chosen.items()}
+    plain = [column for column in chosen.values() if _is_plain(column)]
+    if len(plain) == len(chosen) and (len(chosen) > 1 or not options.shapes):
+        stacked = np.stack([np.asarray(column, np.float32) for column in plain], axis=1)
+        return {input_column(FEATURES): stacked}
+    return {input_column(name): _shaped(name, column, options) for name, column in chosen.items()}
+
+
+def _is_plain(column: Column) -> bool:
+    return isinstance(column, np.ndarray) and column.ndim == 1
+
+
+def _as_blocks(name: str, column: Column) -> Ragged:
+    if isinstance(column, Ragged):
+        return column
+    if column.ndim != 2:
+        raise DataError(f"data.inputs: the column {name!r} must hold a list of tokens a sample")
+    return Ragged(column.reshape(-1), np.full(len(column), column.shape[1], np.int64))
+
+
+def _shaped(name: str, column: Column, options: DataOptions) -> Array:
+    if isinstance(column, Ragged):
+        raise DataError(
+            f"data.inputs: the samples of {name!r} have {column.lengths_B.min()} to "
+            f"{column.lengths_B.max()} values, expected one length for all"
+        )
+    shape = options.shapes.get(name)
+    if shape is not None:
+        if int(np.prod(column.shape[1:])) != int(np.prod(shape)):
+            raise DataError(
+                f"data.shapes: {name!r} has samples of shape {column.shape[1:]}, which cannot "
+                f"become {shape}"
+            )
+        column = column.reshape(len(column), *shape)
+    return column.astype(np.float32) if column.dtype.kind == "f" else column
+
+
+def _require_finite(rows: Rows) -> None:
+    for name, column in rows.items():
+        values = column.values_NW if isinstance(column, Ragged) else column
+        if values.dtype.kind != "f" or np.isfinite(values).all():
+            continue
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if isinstance(column, Ragged):
+            owner = np.repeat(np.arange(len(column)), column.lengths_B)
+            places = np.unique(owner[bad])
+        else:
+            places = np.flatnonzero(bad)
+        raise DataError(
+            f"data.inputs: {name.removeprefix('input.')!r} is NaN or infinite in {len(places)} "
+            f"samples: {_named(rows, places)}; mend them or leave them out"
+        )
+
+
+def _named(rows: Rows, places: NDArray[np.int64]) -> str:
+    ids = np.asarray(rows[SAMPLE_ID])
+    names = ", ".join(str(ids[place]) for place in places[:_NAMED_IDS])
+    return names + (", ..." if len(places) > _NAMED_IDS else "")
+
+
+def _class_ids(column: Column, options: DataOptions) -> Array:
+    if isinstance(column, Ragged) or column.ndim != 1:
+        raise DataError(f"data.label: {options.label!r} holds lists, expected one class a sample")
+    if not sources.is_text(column):
+        return _whole(column, options.label)
+    if options.class_names is None:
+        raise DataError(
+            f"data.label: {options.label!r} holds text; name the classes in their order in "
+            "data.classes"
+        )
+    place = {name: number for number, name in enumerate(options.class_names)}
+    unknown = sorted({str(value) for value in column} - set(place))
+    if unknown:
+        raise DataError(
+            f"data.label: {options.label!r} holds {unknown[0]!r}, which is not among data.classes"
+        )
+    return np.array([place[str(value)] for value in column], np.int64)
+
+
+def _whole(column: Array, name: str | None) -> Array:
+    numbers = column.astype(np.int64) if column.dtype.kind in "biuf" else None
+    if numbers is None or (numbers != column).any():
+        raise DataError(f"data.label: {name!r} holds {column.dtype}, expected whole class ids")
+    return numbers
+
+
+def _token_labels(
+    columns: Mapping[str, Column], rows: Rows, options: DataOptions
+) -> dict[str, Column]:
+    tokens = rows[input_column(options.inputs[0])]
+    assert isinstance(tokens, Ragged)
+    mask = _token_mask(columns, tokens, options)
+    if options.task is Task.CAUSAL_LM:
+        if options.label is not None:
+            raise DataError("data.label: a causal language model's labels are its own next tokens")
+        label, mask = next_token_labels(tokens, mask)
+        return {LABEL: label, MASK: mask}
+    if options.label is None:
+        return {MASK: mask}
+    label = _as_blocks(options.label, columns[options.label])
+    _require_same_lengths(options.label, label, tokens)
+    values = _whole(label.values_NW, options.label).copy()
+    values[~mask.values_NW] = NO_LABEL
+    return {LABEL: Ragged(values, label.lengths_B), MASK: mask}
+
+
+def _token_mask(columns: Mapping[str, Column], tokens: Ragged, options: DataOptions) -> Ragged:
+    if options.mask is None:
+        return Ragged(np.ones(len(tokens.values_NW), np.bool_), tokens.lengths_B)
+    mask = _as_blocks(options.mask, columns[options.mask])
+    _require_same_lengths(options.mask, mask, tokens)
+    return Ragged(mask.values_NW.astype(np.bool_), mask.lengths_B)
+
+
+def _require_same_lengths(name: str, column: Ragged, tokens: Ragged) -> None:
+    if not np.array_equal(column.lengths_B, tokens.lengths_B):
+        raise DataError(f"data: the lists of {name!r} are not as long as those of the inputs")
+
+
+def _require_labels_in_range(rows: Rows, options: DataOptions) -> None:
+    column = rows[LABEL]
+    values = column.values_NW if isinstance(column, Ragged) else column
+    wanted = values[values != NO_LABEL] if isinstance(column, Ragged) else values
+    highest = options.num_classes
+    if len(wanted) and (wanted.min() < 0 or (highest is not None and wanted.max() >= highest)):
+        wrong = wanted.min() if wanted.min() < 0 else wanted.max()
+        limit = f"0 to {highest - 1}" if highest is not None else "0 or more"
+        raise DataError(f"data.label: {options.label!r} holds {wrong}, expected {limit}")

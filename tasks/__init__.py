@@ -1,0 +1,1 @@
+"""Resumable units of work: load, compute, commit, return a small record."""

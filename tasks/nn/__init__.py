@@ -1,0 +1,1 @@
+"""The mathematics and the models: pure torch, no Prefect, no files."""
