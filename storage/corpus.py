@@ -7,6 +7,7 @@ in the store, so that a finished pipeline looks at files and does not read them.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ from numpy.typing import NDArray
 from storage import layout, sources
 from storage.errors import DataError, IntegrityError, StoreError
 from storage.files import Folder
-from storage.identity import Json, canonical_json, fingerprint
-from storage.options import DataOptions, Task
+from storage.identity import canonical_json, fingerprint
+from storage.options import SPLIT_NAME_PATTERN, DataOptions, Task
 from storage.records import parse, read_record, write_record
 from storage.rows import Column, Ragged, Rows, num_rows, take
 from storage.samples import prepare
 from storage.schema import LABEL, SAMPLE_ID
 from storage.spec import CorpusForm, InputSpec, StoredModel
 from storage.writer import ranges
+
+_SPLIT_NAME = re.compile(SPLIT_NAME_PATTERN)
 
 
 class ShardSamples(StoredModel):
@@ -44,6 +47,7 @@ class CorpusIndex(StoredModel):
         shards: for each split, its samples cut into shards.
         digests: for each split, the digest of all its samples.
         samples: for each split, how many samples it has.
+        num_labels: one more than the largest hard label; 0 without labels.
     """
 
     task: Task
@@ -52,6 +56,7 @@ class CorpusIndex(StoredModel):
     shards: dict[str, tuple[ShardSamples, ...]]
     digests: dict[str, str]
     samples: dict[str, int]
+    num_labels: int
 
     @property
     def form(self) -> CorpusForm:
@@ -82,10 +87,14 @@ class Corpus:
             if num_rows(rows) == 0:
                 raise DataError(f"data: the split {name!r} is empty; change data.splits")
         first = next(iter(splits.values()))
-        form = CorpusForm(options.task, _input_specs(first, options), LABEL in first, tuple(splits))
+        form = CorpusForm(options.task, _input_specs(first), LABEL in first, tuple(splits))
         for name, rows in splits.items():
-            if _input_specs(rows, options) != form.inputs:
-                raise DataError(f"data: the inputs of split {name!r} have another shape or type")
+            specs = _input_specs(rows)
+            if specs != form.inputs:
+                raise DataError(
+                    f"data.inputs: the split {name!r} holds {_said(specs)}, while the split "
+                    f"{form.splits[0]!r} holds {_said(form.inputs)}; make them the same"
+                )
         return cls(form, splits)
 
     def index(self, positions_per_shard: int) -> CorpusIndex:
@@ -100,6 +109,7 @@ class Corpus:
             shards=shards,
             digests={split: digest_of_rows(rows) for split, rows in self.splits.items()},
             samples={split: num_rows(rows) for split, rows in self.splits.items()},
+            num_labels=max(_num_labels(rows) for rows in self.splits.values()),
         )
 
 
@@ -108,8 +118,8 @@ def corpus_index(
 ) -> CorpusIndex:
     """The index of the user's data: from the store where the data did not change since."""
     urls = _sources(options, folder)
-    stamps = [sources.stamp(url, options.version) for url in urls.values()]
-    if any(stamp is None for stamp in stamps):
+    stamps = {split: sources.stamp(url, options.version) for split, url in urls.items()}
+    if None in stamps.values():
         return Corpus.load(options, folder).index(positions_per_shard)
     key = {"data": options.identity(), "stamps": stamps, "shard": positions_per_shard}
     name = layout.corpus_index(fingerprint(key))
@@ -164,12 +174,21 @@ def _divide(
 ) -> dict[str, dict[str, Column]]:
     splits = options.splits
     if splits.fractions is not None:
-        names = list(splits.fractions)
-        chosen = _hashed(rows[SAMPLE_ID], splits.salt, list(splits.fractions.values()))
+        # By name: the order in which a recipe says the shares must not matter.
+        names = sorted(splits.fractions)
+        shares = [splits.fractions[name] for name in names]
+        chosen = _hashed(rows[SAMPLE_ID], splits.salt, shares)
         return {name: take(rows, np.flatnonzero(chosen == i)) for i, name in enumerate(names)}
     assert splits.column is not None
     labels = np.array([str(value) for value in np.asarray(columns[splits.column])])
-    return {str(name): take(rows, np.flatnonzero(labels == name)) for name in np.unique(labels)}
+    found = [str(name) for name in np.unique(labels)]
+    for name in found:
+        if not _SPLIT_NAME.fullmatch(name):
+            raise DataError(
+                f"data.splits.column: {splits.column!r} holds {name[:40]!r}; the name of a split "
+                "has up to 40 of a-z, 0-9 and _"
+            )
+    return {name: take(rows, np.flatnonzero(labels == name)) for name in found}
 
 
 def _hashed(ids: Any, salt: str, shares: list[float]) -> NDArray[np.int64]:
@@ -194,7 +213,11 @@ def _require_unique_ids(splits: Mapping[str, Rows]) -> None:
     )
 
 
-def _input_specs(rows: Rows, options: DataOptions) -> tuple[InputSpec, ...]:
+def _said(specs: tuple[InputSpec, ...]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {spec.shape or ''}".strip() for spec in specs)
+
+
+def _input_specs(rows: Rows) -> tuple[InputSpec, ...]:
     specs = []
     for name, column in rows.items():
         if not name.startswith("input."):
@@ -220,6 +243,9 @@ def _shards(rows: Rows, positions_per_shard: int) -> list[ShardSamples]:
     ]
 
 
-def describe(index: CorpusIndex) -> Json:
-    """A corpus in a few words for cards and reports."""
-    return {"samples": index.samples, "digests": index.digests}
+def _num_labels(rows: Rows) -> int:
+    if LABEL not in rows:
+        return 0
+    column = rows[LABEL]
+    values = column.values_NW if isinstance(column, Ragged) else column
+    return int(values.max(initial=-1)) + 1

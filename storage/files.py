@@ -49,7 +49,7 @@ class Folder:
         text = str(url)
         try:
             filesystem, path = fsspec.core.url_to_fs(text)
-        except (ValueError, ImportError, OSError) as error:
+        except Exception as error:
             raise StoreError(f"cannot open the URL {text!r}: {one_line(error)}") from error
         path = path.rstrip("/") or "/"
         local = isinstance(filesystem, LocalFileSystem)
@@ -119,6 +119,7 @@ class Folder:
         """The names of the folders right below this one, sorted."""
         with self._failures("list", ""):
             try:
+                self.filesystem.invalidate_cache(self.path)
                 entries = self.filesystem.ls(self.path, detail=True)
             except FileNotFoundError:
                 return []
@@ -167,11 +168,12 @@ class Folder:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line, with its type where it says nothing."""
+    """What an exception says, in one line, with its type where it says a word or nothing."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
-    return text or type(error).__name__
+    name = type(error).__name__
+    return text if " " in text else f"{name}: {text}".removesuffix(": ")
 
 
 def _write_local(path: Path, content: bytes) -> None:

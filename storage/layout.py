@@ -10,6 +10,7 @@ STUDENTS: Final = "students"
 PREDICTIONS: Final = "predictions"
 REPORTS: Final = "reports"
 CORPORA: Final = "corpora"
+DIGESTS: Final = "digests"
 RUNS: Final = "runs"
 
 CARD: Final = "card.json"
@@ -49,6 +50,16 @@ def record_file(split: str, ordinal: int, shard_fingerprint: str) -> str:
 def corpus_index(fingerprint: str) -> str:
     """Where the digests of a corpus are kept."""
     return f"{CORPORA}/{fingerprint}.json"
+
+
+def file_digest(fingerprint: str) -> str:
+    """Where the digest of an outside file is kept."""
+    return f"{DIGESTS}/{fingerprint}.json"
+
+
+def checkpoint_file(step: int, digest: str) -> str:
+    """A checkpoint's file name: it holds its content, so that a damaged one is told."""
+    return f"step-{step:09d}-{digest[:_NAME_DIGITS]}.pt"
 
 
 def run_record(run_id: str) -> str:

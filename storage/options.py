@@ -28,7 +28,8 @@ VALIDATION: Final = "validation"
 """The split that is looked at during training, where there is one."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=80)]
-SplitName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=40)]
+SPLIT_NAME_PATTERN: Final = r"^[a-z0-9_]{1,40}$"
+SplitName = Annotated[str, Field(pattern=SPLIT_NAME_PATTERN)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 Temperature = Annotated[float, Field(gt=0, le=1000)]
 
@@ -92,7 +93,7 @@ class SplitOptions(Options):
         ways = (self.column is not None) + (self.fractions is not None) + self.file
         if ways != 1:
             raise ValueError("expected exactly one of column, fractions and file")
-        if self.fractions and abs(sum(self.fractions.values()) - 1) > 1e-9:
+        if self.fractions is not None and abs(sum(self.fractions.values()) - 1) > 1e-9:
             raise ValueError(f"fractions must sum to 1, got {sum(self.fractions.values()):g}")
         return self
 
@@ -130,8 +131,14 @@ class DataOptions(Options):
     def _fits_together(self) -> Self:
         if self.splits.file != isinstance(self.source, dict):
             raise ValueError("splits.file: true goes with a source for each split, and only then")
+        if not self.source:
+            raise ValueError("source names no file")
+        if len(set(self.inputs)) != len(self.inputs):
+            raise ValueError("inputs holds a column twice")
         if isinstance(self.classes, tuple) and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes holds a name twice")
+        if self.classes == ():
+            raise ValueError("classes holds no name")
         unknown = sorted(set(self.shapes) - set(self.inputs))
         if unknown:
             raise ValueError(f"shapes names {unknown[0]!r}, which is not among inputs")

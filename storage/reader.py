@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage import layout, schema
-from storage.errors import IntegrityError, MissingProductError, SoftlabelError
+from storage.errors import IntegrityError, MissingProductError, SoftlabelError, StoreError
 from storage.files import Folder, one_line
 from storage.identity import digest_of_bytes
 from storage.records import Manifest, ShardRecord, parse, read_record
@@ -53,7 +53,10 @@ class LabelSet:
                 f"there is {state} at {folder.url}: expected {name}; run the label stage"
             )
         url = folder.url_of(name)
-        return cls(folder, parse(Manifest, read_record(folder, name), url))
+        manifest = parse(Manifest, read_record(folder, name), url)
+        if digest and manifest.digest != digest:
+            raise IntegrityError(f"{url} holds the state {manifest.digest}, not that of its name")
+        return cls(folder, manifest)
 
     @property
     def spec(self) -> LabelSetSpec:
@@ -124,11 +127,18 @@ class LabelSet:
         """Compare a shard's file with its record, once for each opened set.
 
         Raises:
-            IntegrityError: its bytes are not those that were written.
+            IntegrityError: its bytes are not those that were written, or it is gone.
         """
         if shard.file in self._checked:
             return
-        content = self.folder.read_bytes(f"{layout.SHARDS}/{shard.file}")
+        try:
+            content = self.folder.read_bytes(f"{layout.SHARDS}/{shard.file}")
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            raise IntegrityError(
+                f"{self.url_of(shard)} is missing; run: softlabel verify {self.folder.url} --repair"
+            ) from error
         found = digest_of_bytes(content)
         if len(content) != shard.size_bytes or found != shard.sha256:
             raise IntegrityError(

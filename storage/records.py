@@ -107,9 +107,11 @@ def unseal(content: bytes, url: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
         checksum = value.pop(CHECKSUM)
+        found = digest_of_bytes(canonical_json(value))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise IntegrityError(f"{url} is no record with a checksum: damaged or cut short") from error
-    if checksum != digest_of_bytes(canonical_json(value)):
+    # Some changes, as of 1e-05 to 1E-05, leave the values as they were: the bytes must match too.
+    if checksum != found or content != seal(value):
         raise IntegrityError(f"{url} does not match its own checksum: its content was changed")
     return dict(value)
 
@@ -140,7 +142,7 @@ def parse(model: type[Model], content: dict[str, Any], url: str) -> Model:
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise IntegrityError(
             f"{url} has format version {version}, this softlabel reads up to {FORMAT_VERSION}: "
-            "use a newer one"
+            "use a newer softlabel"
         )
     try:
         return model.model_validate(content)

@@ -33,8 +33,7 @@ def prepare(columns: Mapping[str, Column], options: DataOptions, split: str) -> 
         DataError: an id, an input or a label is not as the recipe says.
     """
     rows: dict[str, Column] = {SAMPLE_ID: _ids(columns, options, split)}
-    rows |= _inputs(columns, options)
-    _require_finite(rows)
+    rows |= _inputs(columns, rows[SAMPLE_ID], options)
     if options.task.has_many_positions:
         rows |= _token_labels(columns, rows, options)
     elif options.label is not None:
@@ -69,7 +68,7 @@ def _ids(columns: Mapping[str, Column], options: DataOptions, split: str) -> Arr
     return np.array([str(value) for value in column], dtype=object)
 
 
-def _inputs(columns: Mapping[str, Column], options: DataOptions) -> dict[str, Column]:
+def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) -> dict[str, Column]:
     chosen = {name: columns[name] for name in options.inputs}
     for name, column in chosen.items():
         values = column.values_NW if isinstance(column, Ragged) else column
@@ -78,8 +77,12 @@ def _inputs(columns: Mapping[str, Column], options: DataOptions) -> dict[str, Co
                 f"data.inputs: the column {name!r} holds {values.dtype}, expected numbers; turn "
                 "texts, images and sounds into numbers in a package.module:name target"
             )
+        _require_finite(name, column, np.asarray(ids))
     if options.task.has_many_positions:
-        return {input_column(name): _as_blocks(name, column) for name, column in chosen.items()}
+        blocks = {name: _as_blocks(name, column) for name, column in chosen.items()}
+        for name, block in blocks.items():
+            _require_same_lengths(name, block, blocks[options.inputs[0]])
+        return {input_column(name): block for name, block in blocks.items()}
     plain = [column for column in chosen.values() if _is_plain(column)]
     if len(plain) == len(chosen) and (len(chosen) > 1 or not options.shapes):
         stacked = np.stack([np.asarray(column, np.float32) for column in plain], axis=1)
@@ -92,10 +95,10 @@ def _is_plain(column: Column) -> bool:
 
 
 def _as_blocks(name: str, column: Column) -> Ragged:
-    if isinstance(column, Ragged):
+    if isinstance(column, Ragged) and column.values_NW.ndim == 1:
         return column
-    if column.ndim != 2:
-        raise DataError(f"data.inputs: the column {name!r} must hold a list of tokens a sample")
+    if isinstance(column, Ragged) or column.ndim != 2:
+        raise DataError(f"data: the column {name!r} must hold one list of numbers a sample")
     return Ragged(column.reshape(-1), np.full(len(column), column.shape[1], np.int64))
 
 
@@ -116,25 +119,27 @@ def _shaped(name: str, column: Column, options: DataOptions) -> Array:
     return column.astype(np.float32) if column.dtype.kind == "f" else column
 
 
-def _require_finite(rows: Rows) -> None:
-    for name, column in rows.items():
-        values = column.values_NW if isinstance(column, Ragged) else column
-        if values.dtype.kind != "f" or np.isfinite(values).all():
-            continue
-        bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-        if isinstance(column, Ragged):
-            owner = np.repeat(np.arange(len(column)), column.lengths_B)
-            places = np.unique(owner[bad])
-        else:
-            places = np.flatnonzero(bad)
-        raise DataError(
-            f"data.inputs: {name.removeprefix('input.')!r} is NaN or infinite in {len(places)} "
-            f"samples: {_named(rows, places)}; mend them or leave them out"
-        )
+def _require_finite(name: str, column: Column, ids: Array) -> None:
+    values = column.values_NW if isinstance(column, Ragged) else column
+    if values.dtype.kind != "f":
+        return
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32, copy=False))
+    if finite.all():
+        return
+    bad = ~finite.reshape(len(values), -1).all(axis=1)
+    if isinstance(column, Ragged):
+        owner = np.repeat(np.arange(len(column)), column.lengths_B)
+        places = np.unique(owner[bad])
+    else:
+        places = np.flatnonzero(bad)
+    raise DataError(
+        f"data.inputs: {name!r} is NaN, infinite or beyond float32 in {len(places)} samples: "
+        f"{_named(ids, places)}; mend them or leave them out"
+    )
 
 
-def _named(rows: Rows, places: NDArray[np.int64]) -> str:
-    ids = np.asarray(rows[SAMPLE_ID])
+def _named(ids: Array, places: NDArray[np.int64]) -> str:
     names = ", ".join(str(ids[place]) for place in places[:_NAMED_IDS])
     return names + (", ..." if len(places) > _NAMED_IDS else "")
 
@@ -143,7 +148,7 @@ def _class_ids(column: Column, options: DataOptions) -> Array:
     if isinstance(column, Ragged) or column.ndim != 1:
         raise DataError(f"data.label: {options.label!r} holds lists, expected one class a sample")
     if not sources.is_text(column):
-        return _whole(column, options.label)
+        return _whole(column, str(options.label))
     if options.class_names is None:
         raise DataError(
             f"data.label: {options.label!r} holds text; name the classes in their order in "
@@ -158,10 +163,14 @@ def _class_ids(column: Column, options: DataOptions) -> Array:
     return np.array([place[str(value)] for value in column], np.int64)
 
 
-def _whole(column: Array, name: str | None) -> Array:
-    numbers = column.astype(np.int64) if column.dtype.kind in "biuf" else None
-    if numbers is None or (numbers != column).any():
+def _whole(column: Array, name: str) -> Array:
+    if column.dtype.kind not in "biuf":
         raise DataError(f"data.label: {name!r} holds {column.dtype}, expected whole class ids")
+    with np.errstate(invalid="ignore"):
+        numbers = column.astype(np.int64)
+    broken = numbers != column
+    if broken.any():
+        raise DataError(f"data.label: {name!r} holds {column[broken][0]}, expected whole class ids")
     return numbers
 
 
@@ -174,6 +183,7 @@ def _token_labels(
     if options.task is Task.CAUSAL_LM:
         if options.label is not None:
             raise DataError("data.label: a causal language model's labels are its own next tokens")
+        _whole(tokens.values_NW, options.inputs[0])
         label, mask = next_token_labels(tokens, mask)
         return {LABEL: label, MASK: mask}
     if options.label is None:
@@ -206,4 +216,5 @@ def _require_labels_in_range(rows: Rows, options: DataOptions) -> None:
     if len(wanted) and (wanted.min() < 0 or (highest is not None and wanted.max() >= highest)):
         wrong = wanted.min() if wanted.min() < 0 else wanted.max()
         limit = f"0 to {highest - 1}" if highest is not None else "0 or more"
-        raise DataError(f"data.label: {options.label!r} holds {wrong}, expected {limit}")
+        name = options.label or options.inputs[0]
+        raise DataError(f"data.label: {name!r} holds {wrong}, expected {limit}")

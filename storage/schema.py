@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.codec import decode_logit, encode_logit, index_dtype, logit_dtype
-from storage.errors import IntegrityError
+from storage.errors import IntegrityError, RecipeError
 from storage.identity import canonical_json
 from storage.rows import Array, Column, Ragged, Rows
 from storage.spec import InputSpec, LabelSetSpec
@@ -69,7 +69,11 @@ def arrow_schema(spec: LabelSetSpec, split: str) -> pa.Schema:
 
 
 def encode(rows: Rows, spec: LabelSetSpec, split: str) -> pa.Table:
-    """Rows as a table of the split's schema; logits go through the set's codec."""
+    """Rows as a table of the split's schema; logits go through the set's codec.
+
+    Raises:
+        RecipeError: the shard is too large for the lists of one column.
+    """
     schema = arrow_schema(spec, split)
     dtypes = _dtypes(spec)
     arrays = []
@@ -141,7 +145,13 @@ def _to_arrow(column: Column, kind: pa.DataType) -> pa.Array:
 
 
 def _list_array(values: Array, lengths: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise RecipeError(
+            f"labels.positions_per_shard: a column of one shard would hold {offsets[-1]} values, "
+            f"more than the {np.iinfo(np.int32).max} that fit; lower it"
+        )
+    offsets = offsets.astype(np.int32)
     flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=kind.value_type)
     return pa.ListArray.from_arrays(pa.array(offsets), flat, type=kind)
 

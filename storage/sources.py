@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -23,11 +24,17 @@ from storage.identity import Json
 from storage.rows import Array, Column, Ragged
 from storage.targets import is_target, load_target
 
+_CHANGES: Final = (
+    "mtime", "created", "updated", "etag", "lastmodified", "last_modified", "last-modified",
+)  # fmt: skip
+"""What file systems call the thing that changes with a file, in lower case."""
+
 _READERS: Final[dict[str, Callable[[io.BytesIO], pl.DataFrame]]] = {
     ".parquet": pl.read_parquet,
-    ".csv": pl.read_csv,
-    ".jsonl": pl.read_ndjson,
-    ".ndjson": pl.read_ndjson,
+    # Types are inferred from all rows: whole numbers may turn into fractions far down.
+    ".csv": partial(pl.read_csv, infer_schema_length=None),
+    ".jsonl": partial(pl.read_ndjson, infer_schema_length=None),
+    ".ndjson": partial(pl.read_ndjson, infer_schema_length=None),
     ".arrow": pl.read_ipc,
     ".feather": pl.read_ipc,
 }
@@ -52,8 +59,8 @@ def stamp(source: str, version: str | None) -> Json | None:
         info = filesystem.info(path)
     except Exception as error:
         raise DataError(f"data.source {source!r} cannot be opened: {_reason(error)}") from error
-    changes = {key: str(info[key]) for key in ("mtime", "ETag", "created") if key in info}
-    return {"source": source, "size": info["size"], **changes}
+    changes = {key: str(info[key]) for key in info if key.lower() in _CHANGES}
+    return {"source": source, "size": info.get("size"), **changes} if changes else None
 
 
 def load_columns(source: str, wanted: Iterable[str]) -> dict[str, Column]:
@@ -74,13 +81,18 @@ def load_columns(source: str, wanted: Iterable[str]) -> dict[str, Column]:
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns of {source!r} differ in length: {lengths}")
+    if 0 in lengths.values():
+        raise DataError(f"data.source {source!r} has no rows")
     return columns
 
 
 def _target_stamp(source: str, version: str | None) -> Json | None:
     if version is None:
         return None
-    spec = importlib.util.find_spec(source.partition(":")[0])
+    try:
+        spec = importlib.util.find_spec(source.partition(":")[0])
+    except (ImportError, ValueError):
+        spec = None
     file = Path(spec.origin) if spec and spec.origin else None
     when = file.stat().st_mtime_ns if file and file.is_file() else None
     return {"source": source, "version": version, "mtime": when}

@@ -49,6 +49,7 @@ def load_target(text: str) -> Callable[..., Any]:
     if not callable(target):
         found = "is not there" if target is None else "cannot be called"
         raise RecipeError(
-            f"{name!r} {found} in {module_name!r} ({module.__file__}): target {text!r}"
+            f"{name!r} {found} in {module_name!r} ({getattr(module, '__file__', None)}): "
+            f"target {text!r}"
         )
     return target  # type: ignore[no-any-return]

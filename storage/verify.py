@@ -57,8 +57,8 @@ def verify(folder: Folder) -> Iterator[Fault]:
 
 def verify_label_set(folder: Folder) -> Iterator[Fault]:
     """The faults of a label set: specification, manifest, records, shards, decoded numbers."""
-    for name in (layout.SPEC, layout.MANIFEST):
-        yield from _sealed(folder, name)
+    yield from _sealed(folder, layout.SPEC)
+    yield from _verify_states(folder)
     try:
         labels = LabelSet.open(folder)
     except SoftlabelError as error:
@@ -167,6 +167,15 @@ def _verify_record(
         yield Fault(url, str(record), shard)
     elif record != shard:
         yield Fault(url, "the record and the manifest say different things", shard)
+
+
+def _verify_states(folder: Folder) -> Iterator[Fault]:
+    states = folder / layout.MANIFESTS
+    for name in states.sizes():
+        try:
+            LabelSet.open(folder, name.removesuffix(".json"))
+        except SoftlabelError as error:
+            yield Fault(states.url_of(name), str(error))
 
 
 def _sealed(folder: Folder, name: str) -> Iterator[Fault]:

@@ -1,0 +1,112 @@
+"""A PyTorch model as one ONNX file with a dynamic batch, its outputs checked against PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from storage.errors import ModelError
+from storage.files import one_line
+from storage.spec import InputSpec
+from tasks.nn.models import probe_inputs
+
+_TOLERANCE = 1e-4
+_CHECKED_BATCHES = (1, 3)
+LOGITS = "logits"
+
+
+def onnx_bytes(model: nn.Module, inputs: Sequence[InputSpec], where: str) -> bytes:
+    """Export a model and compare it with PyTorch on random inputs of two batch sizes.
+
+    Raises:
+        ModelError: it cannot be exported, or the exported one gives other logits.
+    """
+    model = model.cpu().eval()
+    try:
+        with _quiet():
+            content = _export(model, inputs)
+    except Exception as error:
+        raise ModelError(f"{where}: cannot be exported to ONNX: {one_line(error)}") from error
+    _check(model, content, inputs, where)
+    return content
+
+
+def _export(model: nn.Module, inputs: Sequence[InputSpec]) -> bytes:
+    batch = torch.export.Dim("batch")
+    length = torch.export.Dim("length")
+    # One argument, `*inputs`, takes them all: hence the tuple around the shapes.
+    shapes = tuple({0: batch, 1: length} if entry.shape is None else {0: batch} for entry in inputs)
+    program = torch.onnx.export(
+        _Positional(model, len(inputs)),
+        probe_inputs(inputs),
+        dynamo=True,
+        input_names=[entry.name for entry in inputs],
+        output_names=[LOGITS],
+        dynamic_shapes=(shapes,),
+        verbose=False,
+    )
+    assert program is not None
+    buffer = io.BytesIO()
+    onnx.save_model(program.model_proto, buffer)
+    return buffer.getvalue()
+
+
+class _Positional(nn.Module):
+    """Gives a model of any signature one that the exporter can name shapes for."""
+
+    def __init__(self, model: nn.Module, num_inputs: int) -> None:
+        super().__init__()
+        self.model = model
+        self.num_inputs = num_inputs
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.model(*inputs)
+        return logits
+
+
+def _check(model: nn.Module, content: bytes, inputs: Sequence[InputSpec], where: str) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    for batch in _CHECKED_BATCHES:
+        tensors = [_random(entry, generator) for entry in probe_inputs(inputs, batch)]
+        names = [entry.name for entry in session.get_inputs()]
+        feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+        (found,) = session.run([LOGITS], feeds)
+        with torch.no_grad():
+            expected = model(*tensors).numpy()
+        gap = float(np.abs(found - expected).max())
+        if not gap <= _TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise ModelError(f"{where}: the exported ONNX model's logits differ by {gap:.2g}")
+
+
+def _random(zeros: Tensor, generator: torch.Generator) -> Tensor:
+    if zeros.is_floating_point():
+        return torch.rand(zeros.shape, generator=generator)
+    return torch.randint(0, 2, zeros.shape, generator=generator)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of its own deprecations and steps; none of it concerns the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [entry.level for entry in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for entry in loggers:
+            entry.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for entry, level in zip(loggers, levels, strict=True):
+                entry.setLevel(level)

@@ -1,0 +1,151 @@
+"""What each stage is asked for: the content of its fingerprint, spelled in one place.
+
+An intent says all that decides a product's bytes, and nothing that does not: no path, no device, no
+number of workers. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage import identity
+from storage.corpus import CorpusIndex
+from storage.errors import DataError
+from storage.options import TRAIN, VALIDATION, DataOptions, LabelOptions
+from storage.spec import FORMAT_VERSION
+from tasks.options import (
+    EvaluationOptions,
+    FitTeacherOptions,
+    OnnxTeacherOptions,
+    StudentOptions,
+    TorchTeacherOptions,
+)
+
+# Raised by hand when the code makes other bytes of the same intent.
+FIT_CODE_VERSION = 1
+LABEL_CODE_VERSION = 1
+SCORE_CODE_VERSION = 1
+REPORT_CODE_VERSION = 1
+
+TEACHER = "teacher"
+PRECISION = "float32"
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What is asked for, and the fingerprint that names it."""
+
+    content: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits."""
+        return identity.fingerprint(self.content)
+
+
+def fitted_teacher(options: FitTeacherOptions, data: DataOptions, index: CorpusIndex) -> Intent:
+    """A teacher that is trained on the data.
+
+    Raises:
+        DataError: there is no training split, or no label to learn from.
+    """
+    if TRAIN not in index.samples:
+        raise DataError(
+            f"data.splits: a fitted teacher learns from the split {TRAIN!r}; there is: "
+            f"{', '.join(index.samples)}"
+        )
+    if not index.has_label:
+        raise DataError("data.label: a fitted teacher learns from hard labels; name their column")
+    content = {
+        "code_version": FIT_CODE_VERSION,
+        "teacher": options.identity(),
+        "data": data.identity(),
+        "num_classes": data.num_classes or index.num_labels,
+    }
+    if options.refit == "on_change":
+        content["content"] = {
+            split: index.digests[split] for split in (TRAIN, VALIDATION) if split in index.digests
+        }
+    return Intent(content)
+
+
+def imported_teacher(
+    options: TorchTeacherOptions | OnnxTeacherOptions, weights_digest: str
+) -> Intent:
+    """A teacher that people bring: its architecture and the digest of its weights."""
+    return Intent({"teacher": options.identity(), "weights": weights_digest})
+
+
+def label_set(
+    data: DataOptions, labels: LabelOptions, teacher: Mapping[str, Any], weights_digest: str
+) -> Intent:
+    """A label set: data by name, teacher by weights, and the label options.
+
+    Args:
+        data: the user's data.
+        labels: the label options.
+        teacher: what of the teacher's intent decides logits, beside the weights.
+        weights_digest: the sha256 of the teacher's weights.
+    """
+    return Intent(
+        {
+            "code_version": LABEL_CODE_VERSION,
+            "format_version": FORMAT_VERSION,
+            "precision": PRECISION,
+            "data": data.identity(),
+            "labels": labels.identity(),
+            "teacher": {**teacher, "weights": weights_digest},
+        }
+    )
+
+
+def teacher_architecture(
+    options: FitTeacherOptions | TorchTeacherOptions | OnnxTeacherOptions,
+) -> dict[str, Any]:
+    """What of a teacher's options decides its logits, beside the weights."""
+    if isinstance(options, FitTeacherOptions):
+        return {"model": options.model.identity()}
+    return {"model": options.identity()}
+
+
+def shard(label_set_fingerprint: str, samples_digest: str) -> str:
+    """A shard's fingerprint: the label set's and the ids and content of its samples."""
+    return identity.fingerprint([label_set_fingerprint, samples_digest])
+
+
+def student(options: StudentOptions, label_set_fingerprint: str, digest: str) -> Intent:
+    """A student: its options and the label set that it learns from."""
+    return Intent(
+        {
+            "code_version": FIT_CODE_VERSION,
+            "student": options.identity(),
+            "label_set": {"fingerprint": label_set_fingerprint, "digest": digest},
+        }
+    )
+
+
+def predictions(model: str, digest: str) -> Intent:
+    """One model's results on a label set: `model` is a student's fingerprint, or `teacher`."""
+    return Intent({"code_version": SCORE_CODE_VERSION, "model": model, "digest": digest})
+
+
+def report(
+    name: str,
+    evaluation: EvaluationOptions,
+    digest: str,
+    teacher: str,
+    students: Mapping[str, str],
+) -> Intent:
+    """A comparison: the students by name and fingerprint, on one label set."""
+    return Intent(
+        {
+            "code_version": REPORT_CODE_VERSION,
+            "name": name,
+            "evaluation": evaluation.identity(),
+            "digest": digest,
+            "teacher": teacher,
+            "students": dict(students),
+        }
+    )

@@ -1,0 +1,92 @@
+"""A batch in memory: what models get and what losses need, as tensors.
+
+Shape letters: B samples, L positions of a block, P = B * L positions (P = B for classification),
+K kept classes, T temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """P positions with their soft and hard labels.
+
+    Attributes:
+        inputs: tensors [B, ...] that the model gets, by position.
+        index_PK: kept class ids, int64; K is 0 where there are no soft labels.
+        logit_PK: (z - m) / T, float32, padded with -inf.
+        rest_PT: what is not kept, at each stored temperature; or None.
+        weight_PK: weights of drawn entries; or None.
+        label_P: hard labels, int64, -100 where there is none.
+        label_logit_P: (z_y - m) / T of the hard label; or None.
+        mask_P: the positions that count.
+        real_P: the positions that are there; the others pad blocks to one length.
+        temperatures: those of `rest_PT`; the first is T.
+        sample_ids: the B samples.
+    """
+
+    inputs: tuple[Tensor, ...]
+    index_PK: Tensor
+    logit_PK: Tensor
+    rest_PT: Tensor | None
+    weight_PK: Tensor | None
+    label_P: Tensor
+    label_logit_P: Tensor | None
+    mask_P: Tensor
+    real_P: Tensor
+    temperatures: tuple[float, ...]
+    sample_ids: Sequence[str]
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return len(self.sample_ids)
+
+    @property
+    def present_PK(self) -> Tensor:
+        """The entries that are kept classes with mass; the first one of each row always is."""
+        present_PK = ~torch.isneginf(self.logit_PK)
+        present_PK[:, :1] = True
+        return present_PK
+
+    @property
+    def teacher_best_P(self) -> Tensor:
+        """The teacher's best class."""
+        return self.index_PK.gather(1, self.logit_PK.argmax(dim=1, keepdim=True))[:, 0]
+
+    @property
+    def num_positions(self) -> int:
+        """Positions that count."""
+        return int(self.mask_P.sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            inputs=tuple(tensor.to(device, non_blocking=True) for tensor in self.inputs),
+            index_PK=self.index_PK.to(device),
+            logit_PK=self.logit_PK.to(device),
+            rest_PT=move(self.rest_PT),
+            weight_PK=move(self.weight_PK),
+            label_P=self.label_P.to(device),
+            label_logit_P=move(self.label_logit_P),
+            mask_P=self.mask_P.to(device),
+            real_P=self.real_P.to(device),
+        )
+
+
+def by_position(logits: Tensor) -> Tensor:
+    """A model's output [B, C] or [B, L, C] as [P, C]."""
+    return logits if logits.dim() == 2 else logits.reshape(-1, logits.shape[-1])
