@@ -11,6 +11,7 @@ PREDICTIONS: Final = "predictions"
 REPORTS: Final = "reports"
 CORPORA: Final = "corpora"
 DIGESTS: Final = "digests"
+CURRENT: Final = "current"
 RUNS: Final = "runs"
 
 CARD: Final = "card.json"
@@ -50,6 +51,11 @@ def record_file(split: str, ordinal: int, shard_fingerprint: str) -> str:
 def corpus_index(fingerprint: str) -> str:
     """Where the digests of a corpus are kept."""
     return f"{CORPORA}/{fingerprint}.json"
+
+
+def current(fingerprint: str) -> str:
+    """Which label set is the newest of what a recipe asks for."""
+    return f"{CURRENT}/{fingerprint}.json"
 
 
 def file_digest(fingerprint: str) -> str:

@@ -6,6 +6,7 @@ where their lengths differ.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 from collections.abc import Callable, Iterable, Mapping
@@ -18,9 +19,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from storage.errors import DataError
-from storage.files import one_line
-from storage.identity import Json
+from storage import layout
+from storage.errors import DataError, IntegrityError
+from storage.files import Folder, one_line
+from storage.identity import Json, digest_of_bytes, fingerprint
+from storage.records import read_record, write_record
 from storage.rows import Array, Column, Ragged
 from storage.targets import is_target, load_target
 
@@ -58,9 +61,36 @@ def stamp(source: str, version: str | None) -> Json | None:
         filesystem, path = fsspec.core.url_to_fs(source)
         info = filesystem.info(path)
     except Exception as error:
-        raise DataError(f"data.source {source!r} cannot be opened: {_reason(error)}") from error
+        raise DataError(f"{source!r} cannot be opened: {_reason(error)}") from error
     changes = {key: str(info[key]) for key in info if key.lower() in _CHANGES}
     return {"source": source, "size": info.get("size"), **changes} if changes else None
+
+
+def read_source(url: str) -> bytes:
+    """The content of a file outside the store, such as a teacher's weights.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    try:
+        with fsspec.open(url, "rb") as file:
+            return bytes(file.read())
+    except Exception as error:
+        raise DataError(f"{url!r} cannot be read: {_reason(error)}") from error
+
+
+def digest_of_source(store: Folder, url: str) -> str:
+    """The sha256 of an outside file, kept by its path, size and time, so that it is read once."""
+    known = {"stamp": stamp(url, None)}
+    if known["stamp"] is None:
+        return digest_of_bytes(read_source(url))
+    name = layout.file_digest(fingerprint(known))
+    if store.exists(name):
+        with contextlib.suppress(IntegrityError, KeyError):
+            return str(read_record(store, name)["sha256"])
+    sha256 = digest_of_bytes(read_source(url))
+    write_record(store, name, {**known, "sha256": sha256})
+    return sha256
 
 
 def load_columns(source: str, wanted: Iterable[str]) -> dict[str, Column]:

@@ -61,7 +61,9 @@ class Checkpoints:
             content = self.folder.read_bytes(name)
             match = _NAME.fullmatch(name)
             if match and digest_of_bytes(content).startswith(match[2]):
-                state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+                state: dict[str, Any] = torch.load(
+                    io.BytesIO(content), map_location="cpu", weights_only=True
+                )
                 return state
         return None
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ModelError
-from storage.files import one_line
 from storage.spec import InputSpec
 from tasks.nn.models import probe_inputs
 
@@ -35,7 +34,7 @@ def onnx_bytes(model: nn.Module, inputs: Sequence[InputSpec], where: str) -> byt
         with _quiet():
             content = _export(model, inputs)
     except Exception as error:
-        raise ModelError(f"{where}: cannot be exported to ONNX: {one_line(error)}") from error
+        raise ModelError(f"{where}: cannot be exported to ONNX: {_reason(error)}") from error
     _check(model, content, inputs, where)
     return content
 
@@ -58,6 +57,14 @@ def _export(model: nn.Module, inputs: Sequence[InputSpec]) -> bytes:
     buffer = io.BytesIO()
     onnx.save_model(program.model_proto, buffer)
     return buffer.getvalue()
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what lies at the bottom; what torch wraps around it is pages long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}"
 
 
 class _Positional(nn.Module):
@@ -99,9 +106,14 @@ def _random(zeros: Tensor, generator: torch.Generator) -> Tensor:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter speaks of its own deprecations and steps; none of it concerns the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     levels = [entry.level for entry in loggers]
-    with warnings.catch_warnings():
+    silence = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(silence),
+        contextlib.redirect_stderr(silence),
+    ):
         warnings.simplefilter("ignore")
         for entry in loggers:
             entry.setLevel(logging.ERROR)

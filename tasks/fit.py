@@ -7,6 +7,7 @@ the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def fit(
                 if at_end or trainer.step_number % every == 0:
                     history.append(_row(trainer.step_number, epoch, result))
                 if at_end and validation is not None:
-                    history[-1] |= validate(trainer, validation, training.batch_size)
+                    history[-1] |= _validate(trainer, validation, job)
                 progress.advance(1, f"epoch {epoch + 1}/{training.epochs} loss {result.loss:.3f}")
                 checkpoints.save_if_due(trainer.step_number, _state(trainer, stream, history))
     return Fitted(trainer.model.cpu().eval(), history, trainer.step_number)
@@ -149,6 +150,17 @@ def read_history(content: bytes) -> list[dict[str, Any]]:
     """The rows of a history file."""
     rows: list[dict[str, Any]] = pq.read_table(pa.BufferReader(content)).to_pylist()
     return rows
+
+
+def _validate(trainer: Trainer, validation: Source, job: FitJob) -> dict[str, float]:
+    figures = validate(trainer, validation, job.training.batch_size)
+    if not math.isfinite(figures["validation_loss"]):
+        raise NotFiniteError(
+            f"{job.where}: step {trainer.step_number}: the validation loss is "
+            f"{figures['validation_loss']}; lower training.learning_rate, or look at the "
+            "validation split"
+        )
+    return figures
 
 
 def _step(trainer: Trainer, batch: Any, where: str) -> StepResult:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from storage import identity
 from storage.corpus import CorpusIndex
 from storage.errors import DataError
 from storage.options import TRAIN, VALIDATION, DataOptions, LabelOptions
+from storage.sources import resolve
 from storage.spec import FORMAT_VERSION
 from tasks.options import (
     EvaluationOptions,
@@ -99,6 +101,12 @@ def label_set(
             "teacher": {**teacher, "weights": weights_digest},
         }
     )
+
+
+def teacher_source(options: TorchTeacherOptions | OnnxTeacherOptions, folder: Path) -> str:
+    """Where the weights of an imported teacher lie; a path is relative to `folder`."""
+    path = options.path if isinstance(options, OnnxTeacherOptions) else options.weights
+    return resolve(path, folder)
 
 
 def teacher_architecture(

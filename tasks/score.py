@@ -62,18 +62,13 @@ def score(
     """
     intent = intents.predictions(model_id, labels.digest)
     card = find_predictions(store, model_id, labels.digest)
-    known = dict(card.files) if card is not None else {}
-    files = {}
-    for split in splits:
-        file = layout.prediction_file(split)
-        if card is not None and file in known:
-            files[file] = read_file(store, card, file)
-        else:
-            files[file] = _results_bytes(
-                run(labels, split, model, batch_size, device, f"score {name}"), labels, split
-            )
-    if set(files) <= set(known) and card is not None:
+    files = {} if card is None else {file: read_file(store, card, file) for file in card.files}
+    missing = [split for split in splits if layout.prediction_file(split) not in files]
+    if card is not None and not missing:
         return card
+    for split in missing:
+        results = run(labels, split, model, batch_size, device, f"score {name}")
+        files[layout.prediction_file(split)] = _results_bytes(results, labels, split)
     return publish(
         store,
         layout.PREDICTIONS,

@@ -64,10 +64,11 @@ def distillation_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> L
 
 def soft_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> Tensor:
     """T^2 KL(teacher || student) over kept classes and rest, for each position; [P]."""
-    at = options.temperature or batch.temperatures[0]
-    rest_P = _stored_rest(batch, at)
+    at, rest_P = _stored_rest(batch, options)
+    # A student in half precision must not make its teacher coarse.
+    dtype = torch.promote_types(logit_PC.dtype, torch.float32)
     teacher_PK, teacher_rest_P = entry_log_probs(
-        batch.logit_PK.to(logit_PC.dtype), rest_P.to(logit_PC.dtype), batch.temperatures[0], at
+        batch.logit_PK.to(dtype), rest_P.to(dtype), batch.temperatures[0], at
     )
     # Positions that do not count may hold nothing at all: they get no mass, hence no gradient.
     teacher_PK = teacher_PK.masked_fill(~batch.mask_P[:, None], -math.inf)
@@ -124,20 +125,23 @@ def kept_log_probs(
     return cast("tuple[Tensor, Tensor]", result)
 
 
-def _stored_rest(batch: Batch, at: float) -> Tensor:
-    if batch.index_PK.shape[1] == 0:
+def _stored_rest(batch: Batch, options: LossOptions) -> tuple[float, Tensor]:
+    """The temperature of the loss, and what is stored of the classes that are not kept."""
+    if batch.index_PK.shape[1] == 0 or batch.rest_PT is None:
         raise RecipeError("loss.soft_weight: expected 0 where there are no soft labels")
-    if at not in batch.temperatures or batch.rest_PT is None:
+    at = batch.temperatures[0] if options.temperature is None else options.temperature
+    if at not in batch.temperatures:
         stored = ", ".join(f"{value:g}" for value in batch.temperatures)
         raise RecipeError(
             f"loss.temperature: expected one of the stored temperatures {stored}, got {at:g}; "
             "add it to labels.temperatures to have it stored"
         )
-    return batch.rest_PT[:, batch.temperatures.index(at)]
+    return at, batch.rest_PT[:, batch.temperatures.index(at)]
 
 
 def _masked_sum(loss_P: Tensor, mask_P: Tensor) -> Tensor:
-    return torch.where(mask_P, loss_P, 0.0).sum()
+    dtype = torch.promote_types(loss_P.dtype, torch.float32)
+    return torch.where(mask_P, loss_P, 0.0).sum(dtype=dtype)
 
 
 class _KeptLogProbs(torch.autograd.Function):

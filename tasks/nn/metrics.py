@@ -104,6 +104,12 @@ def figures(
 def compare(a: Results, b: Results, metric: str, bootstrap: Bootstrap) -> dict[str, Any]:
     """The paired difference of two models, a minus b: its interval and its p-value.
 
+    Args:
+        a: one model's.
+        b: the other's, on the same samples.
+        metric: `accuracy` or `nll`.
+        bootstrap: how intervals are made.
+
     The p-value is of a sign-flip permutation test over samples: how often would chance alone give
     a mean difference at least as large, if a and b were the same.
     """
@@ -206,9 +212,8 @@ class _Resampling:
 
 
 def _per_position(results: Results, metric: str) -> Float64Array:
-    if metric == "accuracy":
-        return results.correct.astype(np.float64)
-    return results.nll
+    columns = {"accuracy": results.correct.astype(np.float64), "nll": results.nll}
+    return columns[metric]
 
 
 def _sign_flip(differences: Float64Array, bootstrap: Bootstrap) -> float:

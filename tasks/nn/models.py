@@ -35,7 +35,7 @@ class Mlp(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Logits [B, C] of inputs [B, ...]."""
-        joined = torch.cat([entry.flatten(1).float() for entry in inputs], dim=1)
+        joined = torch.cat([_vectors(entry).float() for entry in inputs], dim=1)
         logits: Tensor = self.layers(joined * self.input_scale)
         return logits
 
@@ -167,6 +167,11 @@ def probe_inputs(inputs: Sequence[InputSpec], batch: int = 2) -> tuple[Tensor, .
 def num_parameters(model: nn.Module) -> int:
     """Numbers that a model holds, trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _vectors(entry: Tensor) -> Tensor:
+    """[B, ...] as [B, features]; one plain number a sample is a feature too."""
+    return entry[:, None] if entry.dim() == 1 else entry.flatten(1)
 
 
 def _num_features(inputs: Sequence[InputSpec], where: str) -> int:

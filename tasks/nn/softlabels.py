@@ -53,7 +53,7 @@ class Fidelity:
         retained_PT: mass of the kept classes.
         truncation_PT: KL(full || kept entries, the rest spread evenly over the other classes).
         codec_PT: KL over the k + 1 entries, before against after encoding.
-        agreement_P: whether the decoded best class is the teacher's.
+        agreement_P: whether the decoded best class is the teacher's, or one that equals it.
     """
 
     retained_PT: Tensor
@@ -179,18 +179,18 @@ def fidelity_record(
     whole = _join(counted)
     by_temperature = {}
     for place, temperature in enumerate(temperatures):
-        retained = whole.retained_PT[:, place].double().numpy()
+        retained = _numbers(whole.retained_PT[:, place])
         by_temperature[f"{temperature:g}"] = {
             "retained_mass": {
                 "mean": _mean(retained),
                 "p01": float(np.quantile(retained, _LOWEST_PERCENTILE)) if len(retained) else 1.0,
             },
-            "codec_kl": _mean(whole.codec_PT[:, place].double().numpy()),
-            "truncation_kl": _mean(whole.truncation_PT[:, place].double().numpy()),
+            "codec_kl": _mean(_numbers(whole.codec_PT[:, place])),
+            "truncation_kl": _mean(_numbers(whole.truncation_PT[:, place])),
         }
     return {
         "temperatures": by_temperature,
-        "agreement": _mean(whole.agreement_P.double().numpy()),
+        "agreement": _mean(_numbers(whole.agreement_P)),
         "positions": len(whole.agreement_P),
     }
 
@@ -290,8 +290,14 @@ def _measure_block(
         torch.stack(retained, dim=1),
         torch.stack(truncation, dim=1),
         torch.stack(codec, dim=1),
-        index_PK.gather(1, decoded_PK.argmax(dim=1, keepdim=True))[:, 0] == logit_PC.argmax(dim=1),
+        _decoded_best(logit_PC, index_PK, decoded_PK) == logit_PC.amax(dim=1),
     )
+
+
+def _decoded_best(logit_PC: Tensor, index_PK: Tensor, decoded_PK: Tensor) -> Tensor:
+    """The teacher's logit of the decoded best class: equal classes are equally right."""
+    best_P1 = index_PK.gather(1, decoded_PK.argmax(dim=1, keepdim=True))
+    return logit_PC.gather(1, best_P1)[:, 0]
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -347,6 +353,10 @@ def _mask(fidelity: Fidelity, mask_P: Tensor) -> Fidelity:
         fidelity.codec_PT[mask_P],
         fidelity.agreement_P[mask_P],
     )
+
+
+def _numbers(values: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return values.double().cpu().numpy()
 
 
 def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from storage.errors import NotFiniteError
 from tasks.nn.batch import Batch, by_position
-from tasks.nn.losses import LossParts, distillation_loss
+from tasks.nn.losses import distillation_loss
 from tasks.options import LossOptions, TrainingOptions
 
 _NAMED_IDS = 3
@@ -55,7 +55,8 @@ class Trainer:
         """Learn from one batch.
 
         Raises:
-            NotFiniteError: the loss is NaN or infinite; the weights are then as before.
+            NotFiniteError: the loss or its gradient is NaN or infinite; the weights are then as
+                before.
         """
         batch = batch.to(self.device)
         rate = learning_rate(self.training, self.step_number, self.total_steps)
@@ -63,11 +64,13 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         parts = distillation_loss(by_position(self.model(*batch.inputs)), batch, self.loss)
-        self._require_finite(parts, batch)
+        self._require_finite("loss", parts.total, batch)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
-        if self.training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm)
+        # Clipping to an infinite norm changes nothing, and tells the norm.
+        limit = math.inf if self.training.clip_norm is None else self.training.clip_norm
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        self._require_finite("norm of the gradient", norm, batch)
         self.optimizer.step()
         self.step_number += 1
         return StepResult(parts.total.item(), _number(parts.soft), _number(parts.hard), rate)
@@ -91,12 +94,12 @@ class Trainer:
         if self.device.type == "cuda" and state["random_cuda"]:
             torch.cuda.set_rng_state_all([entry.cpu() for entry in state["random_cuda"]])
 
-    def _require_finite(self, parts: LossParts, batch: Batch) -> None:
-        if torch.isfinite(parts.total):
+    def _require_finite(self, name: str, value: Tensor, batch: Batch) -> None:
+        if torch.isfinite(value):
             return
         ids = ", ".join(map(str, batch.sample_ids[:_NAMED_IDS]))
         raise NotFiniteError(
-            f"step {self.step_number}: the loss is {parts.total.item()} on the batch of samples "
+            f"step {self.step_number}: the {name} is {value.item()} on the batch of samples "
             f"{ids}, ...; lower training.learning_rate, or look at these samples"
         )
 

@@ -1,0 +1,262 @@
+"""A recipe and its store together: what each stage is asked for, and what of it is there.
+
+The flows and `softlabel status` ask the same questions here, so they cannot disagree. Nothing here
+computes; a look costs a few records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from flows.recipe import LoadedRecipe, Recipe, load_recipe
+from storage import identity, layout
+from storage.cards import Card, find_card
+from storage.corpus import CorpusIndex, corpus_index
+from storage.errors import (
+    IntegrityError,
+    MissingProductError,
+    RecipeError,
+    StoreError,
+)
+from storage.files import Folder
+from storage.reader import LabelSet
+from storage.records import read_record, write_record
+from storage.sources import digest_of_source
+from storage.spec import LabelSetSpec, spec_of
+from tasks import intents
+from tasks.intents import Intent
+from tasks.options import FitTeacherOptions, OnnxTeacherOptions
+from tasks.planning import LabelPlan, plan_labels
+
+_shared: list[Project] = []
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label set that a recipe asks for.
+
+    Attributes:
+        intent: what was asked for.
+        folder: where it lies.
+        spec: the form of its rows.
+        plan: which shards have to be there, and which are.
+    """
+
+    intent: Intent
+    folder: Folder
+    spec: LabelSetSpec
+    plan: LabelPlan
+
+    def finished(self) -> LabelSet | None:
+        """The label set, where it is finished in the state that is asked for."""
+        if self.plan.missing:
+            return None
+        try:
+            labels = LabelSet.open(self.folder)
+        except (MissingProductError, IntegrityError):
+            return None
+        wanted = [record.content_digest for record in self.plan.records]
+        found = [shard.content_digest for shard in labels.manifest.shards]
+        return labels if sorted(wanted) == sorted(found) else None
+
+
+class Project:
+    """One recipe with its store."""
+
+    def __init__(self, loaded: LoadedRecipe) -> None:
+        self.loaded = loaded
+        self.store = Folder.open(loaded.store)
+
+    @classmethod
+    def open(
+        cls, recipe: str, overrides: Sequence[str] | None = None, store: str | None = None
+    ) -> Project:
+        """The project of a recipe; inside `shared`, the one that is shared.
+
+        Raises:
+            RecipeError: the recipe is wrong.
+        """
+        for project in _shared:
+            if project.key == (recipe, tuple(overrides or ()), store):
+                return project
+        project = cls(load_recipe(recipe, overrides or (), store))
+        project.key = (recipe, tuple(overrides or ()), store)
+        return project
+
+    key: tuple[str, tuple[str, ...], str | None] | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked for."""
+        return self.loaded.recipe
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return self.recipe.name
+
+    @cached_property
+    def index(self) -> CorpusIndex:
+        """What the user's data hold.
+
+        Raises:
+            DataError: they are not as the recipe says.
+        """
+        return corpus_index(
+            self.store,
+            self.recipe.data,
+            self.loaded.folder,
+            self.recipe.labels.positions_per_shard,
+        )
+
+    @cached_property
+    def num_classes(self) -> int:
+        """C of a fitted teacher."""
+        return self.recipe.data.num_classes or self.index.num_labels
+
+    @cached_property
+    def teacher_intent(self) -> Intent:
+        """What the teacher stage is asked for."""
+        options = self.recipe.teacher
+        if isinstance(options, FitTeacherOptions):
+            return intents.fitted_teacher(options, self.recipe.data, self.index)
+        url = intents.teacher_source(options, self.loaded.folder)
+        return intents.imported_teacher(options, digest_of_source(self.store, url))
+
+    def teacher_card(self) -> Card | None:
+        """The teacher, where it is there."""
+        return find_card(self.store, layout.TEACHERS, self.teacher_intent.fingerprint)
+
+    def require_teacher(self) -> Card:
+        """The teacher.
+
+        Raises:
+            MissingProductError: the teacher stage has not run.
+        """
+        card = self.teacher_card()
+        if card is None:
+            raise MissingProductError(
+                f"there is no teacher {self.teacher_intent.fingerprint} in {self.store.url}; "
+                f"run: softlabel run {self.loaded.source} --stage teacher"
+            )
+        return card
+
+    def labels(self, teacher: Card) -> Labels:
+        """The label set that this teacher is to make.
+
+        Raises:
+            RecipeError: it cannot be: more classes would be kept than there are.
+        """
+        recipe = self.recipe
+        num_classes = int(teacher.details["num_classes"])
+        said = recipe.data.num_classes
+        if said is not None and said != num_classes:
+            raise RecipeError(
+                f"data.classes: expected the {num_classes} classes that the teacher gives, "
+                f"got {said}"
+            )
+        intent = intents.label_set(
+            recipe.data,
+            recipe.labels,
+            intents.teacher_architecture(recipe.teacher),
+            teacher.details["weights_digest"],
+        )
+        spec = spec_of(self.index.form, recipe.labels, num_classes, recipe.data.class_names)
+        folder = self.store / layout.product(layout.LABELS, intent.fingerprint)
+        plan = plan_labels(folder, intent.fingerprint, self.index)
+        return Labels(intent, folder, spec, plan)
+
+    def set_current(self, labels: LabelSet, teacher: Card) -> None:
+        """Remember the label set that this recipe asks for, for stages that run alone."""
+        content = {
+            "label_set": labels.manifest.fingerprint,
+            "digest": labels.digest,
+            "teacher": teacher.fingerprint,
+        }
+        name = layout.current(self._asked)
+        try:
+            if read_record(self.store, name) == content:
+                return
+        except (StoreError, IntegrityError):
+            pass
+        write_record(self.store, name, content)
+
+    def require_labels(self) -> tuple[LabelSet, Card | None]:
+        """The newest finished label set of this recipe and its teacher's card, if still there.
+
+        The data are not looked at: students need neither them nor the teacher.
+
+        Raises:
+            MissingProductError: the label stage has not run.
+        """
+        name = layout.current(self._asked)
+        if not self.store.exists(name):
+            raise MissingProductError(
+                f"there is no finished label set for this recipe in {self.store.url}; "
+                f"run: softlabel run {self.loaded.source} --stage teacher --stage label"
+            )
+        found = read_record(self.store, name)
+        folder = self.store / layout.product(layout.LABELS, found["label_set"])
+        labels = LabelSet.open(folder, found["digest"])
+        return labels, find_card(self.store, layout.TEACHERS, found["teacher"])
+
+    def student_intent(self, name: str, labels: LabelSet) -> Intent:
+        """What the train stage is asked for, of one student."""
+        options = self.recipe.students[name]
+        return intents.student(options, labels.manifest.fingerprint, labels.digest)
+
+    def student_card(self, name: str, labels: LabelSet) -> Card | None:
+        """A student, where it is there."""
+        fingerprint = self.student_intent(name, labels).fingerprint
+        return find_card(self.store, layout.STUDENTS, fingerprint)
+
+    def chosen_students(self, names: Sequence[str] | None) -> list[str]:
+        """The students to work on: those named, or all.
+
+        Raises:
+            RecipeError: a name is not in the recipe.
+        """
+        known = list(self.recipe.students)
+        for name in names or ():
+            if name not in known:
+                raise RecipeError(
+                    f"students: the recipe has no student {name!r}; it has: "
+                    f"{', '.join(known) or 'none'}"
+                )
+        return list(names) if names else known
+
+    def report_intent(self, labels: LabelSet, teacher: str, names: Sequence[str]) -> Intent:
+        """What the evaluate stage is asked for."""
+        students = {name: self.student_intent(name, labels).fingerprint for name in names}
+        return intents.report(self.name, self.recipe.evaluation, labels.digest, teacher, students)
+
+    @property
+    def _asked(self) -> str:
+        recipe = self.recipe
+        teacher: dict[str, Any] = recipe.teacher.identity()
+        if not isinstance(recipe.teacher, FitTeacherOptions):
+            options = recipe.teacher
+            teacher["source"] = (
+                options.path if isinstance(options, OnnxTeacherOptions) else options.weights
+            )
+        asked = {
+            "name": recipe.name,
+            "data": recipe.data.identity(),
+            "teacher": teacher,
+            "labels": recipe.labels.identity(),
+        }
+        return identity.fingerprint(asked)
+
+
+@contextlib.contextmanager
+def shared(project: Project) -> Iterator[None]:
+    """Let flows that open the same recipe meanwhile use this project and what it has read."""
+    _shared.append(project)
+    try:
+        yield
+    finally:
+        _shared.remove(project)

@@ -1,0 +1,267 @@
+"""The recipe: one YAML file that says everything, composed of the options of the parts.
+
+Loading one imports neither torch nor a model runtime. A wrong recipe ends before any work, with one
+line for each fault: the path of the field, what was expected, what came.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import fsspec
+import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from storage.errors import RecipeError
+from storage.files import one_line
+from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, built
+from storage.targets import append_import_path
+from tasks.intents import TEACHER
+from tasks.options import EvaluationOptions, StudentOptions, TeacherChoice
+
+
+def _cron(value: str) -> str:
+    if len(value.split()) not in (5, 6) and not value.startswith("@"):
+        raise ValueError("expected five fields such as '0 3 * * *'")
+    return value
+
+
+class ExecutionOptions(Options):
+    """Where and how the stages run; no product depends on it."""
+
+    runner: Annotated[
+        Literal["local"],
+        BeforeValidator(built("local", planned=("process", "dask", "ray"))),
+    ] = "local"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """`auto` is CUDA where there is a device, else the CPU."""
+    shards_per_task: PositiveInt | None = None
+    """Shards of one task run; None chooses so that a flow has a hundred task runs at most."""
+    retries: NonNegativeInt = 2
+    """How often a task is tried again after a failure of input or output."""
+
+
+class ScheduleOptions(Options):
+    """When `softlabel serve` runs the pipeline by itself."""
+
+    cron: Annotated[str, AfterValidator(_cron)]
+    timezone: str = "UTC"
+    active: bool = False
+
+
+class Recipe(Options):
+    """Data, teacher, labels, students, evaluation, execution and schedule."""
+
+    name: Name
+    store: str = "./store"
+    """The folder of all products: a path relative to the recipe, or any fsspec URL."""
+    data: DataOptions
+    teacher: TeacherChoice
+    labels: LabelOptions = LabelOptions()
+    students: dict[Name, StudentOptions] = Field(default_factory=dict)
+    evaluation: EvaluationOptions = EvaluationOptions()
+    execution: ExecutionOptions = ExecutionOptions()
+    schedule: ScheduleOptions | None = None
+
+    @field_validator("students")
+    @classmethod
+    def _no_student_is_the_teacher(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if TEACHER in value:
+            raise ValueError(f"{TEACHER!r} is the teacher's name; call the student something else")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        classes = self.data.num_classes
+        if classes is not None and self.labels.keep == "top_k" and self.labels.k > classes:
+            raise ValueError(f"labels.k: expected at most data.classes ({classes})")
+        known = self._named_splits()
+        for split in (*self.evaluation.splits, TRAIN) if known else ():
+            if split not in known:
+                raise ValueError(
+                    f"data.splits: expected the split {split!r}, there is {', '.join(known)}"
+                )
+        return self
+
+    def _named_splits(self) -> list[str]:
+        """The splits, where the recipe itself names them."""
+        if isinstance(self.data.source, dict):
+            return list(self.data.source)
+        return list(self.data.splits.fractions or ())
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe and where it came from.
+
+    Attributes:
+        recipe: what it says, overrides included.
+        source: its path or URL.
+        folder: what its relative paths are relative to.
+        store: the URL of the store.
+        raw: the recipe as plain values, overrides included.
+    """
+
+    recipe: Recipe
+    source: str
+    folder: Path
+    store: str
+    raw: dict[str, Any]
+
+
+def load_recipe(
+    source: str, overrides: Sequence[str] = (), store: str | None = None
+) -> LoadedRecipe:
+    """Read and check a recipe, and let its targets be found.
+
+    Args:
+        source: a path or URL.
+        overrides: `path.of.field=value`, the value as YAML.
+        store: another store than the recipe's.
+
+    Raises:
+        RecipeError: it cannot be read, is no YAML, or says something wrong.
+    """
+    raw = _parse(_read(source), source)
+    for override in overrides:
+        _override(raw, override)
+    recipe = parse_recipe(raw, source)
+    folder = Path.cwd() if "://" in source else Path(source).resolve().parent
+    append_import_path(folder)
+    return LoadedRecipe(recipe, source, folder, _store_url(store, recipe.store, folder), raw)
+
+
+def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
+    """Check plain values as a recipe.
+
+    Raises:
+        RecipeError: with one line for each fault.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{source}: {_fault(entry, raw)}" for entry in error.errors()]
+        raise RecipeError("\n".join(dict.fromkeys(lines))) from error
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema of recipes, for editors."""
+    schema = Recipe.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _read(source: str) -> str:
+    try:
+        with fsspec.open(source, "rb") as file:
+            return bytes(file.read()).decode()
+    except FileNotFoundError as error:
+        raise RecipeError(f"there is no recipe at {source}") from error
+    except Exception as error:
+        raise RecipeError(f"the recipe {source} cannot be read: {one_line(error)}") from error
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source} is no YAML: {one_line(error)}") from error
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{source}: expected a recipe with name, data, teacher and so on")
+    return raw
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {override}: expected path.of.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is no YAML: {one_line(error)}") from error
+    place = raw
+    for key in keys[:-1]:
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict):
+            raise RecipeError(f"--set {override}: {key!r} holds a value, nothing can be below it")
+    place[keys[-1]] = value
+
+
+def _store_url(given: str | None, said: str, folder: Path) -> str:
+    if given is not None:
+        return given if "://" in given else str(Path(given).expanduser().resolve())
+    return said if "://" in said else str((folder / Path(said).expanduser()).resolve())
+
+
+def _fault(error: Any, raw: dict[str, Any]) -> str:
+    """One line: the path of the field, what was expected, what came."""
+    path, given = _path(error["loc"], raw)
+    field = ".".join(path)
+    kind, message = error["type"], str(error["msg"])
+    if kind == "extra_forbidden":
+        return f"{field}: no such field{_suggestion(path)}"
+    if kind == "missing":
+        return f"{field}: expected a value, it is missing"
+    if kind == "union_tag_not_found":
+        return f"{field}: expected a kind, it is missing"
+    if kind == "union_tag_invalid":
+        expected = error["ctx"]["expected_tags"]
+        return f"{field}.kind: expected one of {expected}, got {error['ctx']['tag']!r}"
+    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
+    message = message.replace("String should", "expected text that should")
+    if not field:
+        return message
+    shown = "" if isinstance(given, dict) else f", got {given!r}"
+    return f"{field}: {message}{shown}"
+
+
+def _path(location: Sequence[str | int], raw: Any) -> tuple[list[str], Any]:
+    """A fault's place in the recipe as it was written, the names of union members left out."""
+    path: list[str] = []
+    place = raw
+    for position, part in enumerate(location):
+        if isinstance(place, dict) and part not in place and position + 1 < len(location):
+            continue
+        if isinstance(part, str) and part.startswith("function-"):
+            continue
+        path.append(str(part))
+        try:
+            place = place[part]
+        except (KeyError, IndexError, TypeError):
+            place = None
+    return path, place
+
+
+def _suggestion(path: Sequence[str]) -> str:
+    known = sorted(_field_names(recipe_schema()))
+    close = difflib.get_close_matches(path[-1], known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "; softlabel schema lists all fields"
+
+
+def _field_names(schema: Any) -> set[str]:
+    names: set[str] = set()
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            names |= set(properties)
+        for value in schema.values():
+            names |= _field_names(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            names |= _field_names(value)
+    return names

@@ -1,0 +1,199 @@
+"""The report: every model against the teacher and each other, from stored results.
+
+`report.json` is what scripts compare; `report.html` and `report.md` say the same to people.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from storage import layout
+from storage.cards import Card, publish
+from storage.files import Folder
+from storage.options import TRAIN, DataOptions
+from storage.reader import LabelSet
+from tasks.gates import check_gates
+from tasks.intents import TEACHER, Intent
+from tasks.nn.metrics import Bootstrap, Results, compare, figures
+from tasks.options import EvaluationOptions, StudentOptions
+from tasks.render import render_html, render_markdown
+from tasks.score import read_results
+
+_COMPARED = ("accuracy", "nll")
+NOTES = (
+    "Quality is computed from the stored labels; the teacher was not run for it.",
+    "KL to the teacher is over the stored entries and the rest: a lower bound of the full one.",
+    "Intervals are bootstrap intervals over samples; p-values are of sign-flip permutation tests, "
+    "not corrected for the number of comparisons.",
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of a comparison.
+
+    Attributes:
+        name: what the recipe calls it.
+        results: the card of its stored results.
+        facts: what else the report says of it: parameters, bytes, speed, loss.
+    """
+
+    name: str
+    results: Card
+    facts: Mapping[str, Any]
+
+
+def build_report(
+    store: Folder,
+    name: str,
+    labels: LabelSet,
+    data: DataOptions,
+    teacher: Mapping[str, Any],
+    models: Sequence[Model],
+    options: EvaluationOptions,
+    fingerprint: str,
+    version: str,
+) -> dict[str, Any]:
+    """The content of `report.json`.
+
+    Args:
+        store: where the results lie.
+        name: of the recipe.
+        labels: the label set that all were scored on.
+        data: the user's data.
+        teacher: what is known of the teacher.
+        models: the teacher first, then the students.
+        options: how models are compared.
+        fingerprint: of the report.
+        version: of softlabel.
+    """
+    spec = labels.spec
+    bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
+    results = {
+        split: {model.name: read_results(store, model.results, split) for model in models}
+        for split in options.splits
+    }
+    report: dict[str, Any] = {
+        "name": name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "softlabel_version": version,
+        "fingerprint": fingerprint,
+        "task": spec.task.value,
+        "data": {
+            "name": data.name,
+            "classes": spec.num_classes,
+            "class_names": list(spec.class_names) if spec.class_names else None,
+            "samples": _samples(labels),
+        },
+        "teacher": dict(teacher),
+        "label_set": describe_label_set(labels),
+        "models": {
+            model.name: {
+                "splits": {
+                    split: figures(
+                        by_name[model.name],
+                        by_name[TEACHER],
+                        bootstrap,
+                        language_model=spec.task.is_language_model,
+                    )
+                    for split, by_name in results.items()
+                },
+                **model.facts,
+            }
+            for model in models
+        },
+        "comparisons": _comparisons(results, bootstrap),
+        "notes": list(NOTES),
+    }
+    report["gates"] = check_gates(report, options.gates)
+    return report
+
+
+def describe_label_set(labels: LabelSet) -> dict[str, Any]:
+    """A label set in numbers: size, what is kept, how faithful."""
+    manifest, spec = labels.manifest, labels.spec
+    split = spec.splits[0]
+    return {
+        "url": labels.folder.url,
+        "digest": manifest.digest,
+        "fingerprint": manifest.fingerprint,
+        "keep": "all" if spec.entries[split] == spec.num_classes else "top_k",
+        "k": spec.entries[split],
+        "codec": spec.codec.value,
+        "temperatures": list(spec.temperatures),
+        "shards": len(manifest.shards),
+        "rows": sum(shard.rows for shard in manifest.shards),
+        "positions": manifest.positions,
+        "bytes": manifest.size_bytes,
+        "bytes_per_position": manifest.size_bytes / max(manifest.positions, 1),
+        "samples": _samples(labels),
+        "fidelity": manifest.fidelity[split],
+    }
+
+
+def publish_report(
+    store: Folder,
+    report: dict[str, Any],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
+    intent: Intent,
+) -> Card:
+    """Write the three forms of a report and its card."""
+    text = json.dumps(report, indent=1, allow_nan=False)
+    return publish(
+        store,
+        layout.REPORTS,
+        intent.fingerprint,
+        name=report["name"],
+        intent=intent.content,
+        details={"gates_passed": all(gate["passed"] for gate in report["gates"])},
+        files={
+            layout.REPORT_JSON: text.encode() + b"\n",
+            layout.REPORT_HTML: render_html(report, histories).encode(),
+            layout.REPORT_MARKDOWN: render_markdown(report).encode(),
+        },
+    )
+
+
+def loss_facts(options: StudentOptions, temperature: float) -> dict[str, Any]:
+    """What the report says of a student's loss; `temperature` is that of the label set."""
+    loss = options.loss
+    return {
+        "soft": loss.soft.value,
+        "soft_weight": loss.soft_weight,
+        "temperature": loss.temperature or temperature,
+        "tail": loss.tail.value,
+    }
+
+
+def _samples(labels: LabelSet) -> dict[str, int]:
+    return {
+        split: sum(shard.rows for shard in labels.manifest.of_split(split))
+        for split in sorted(labels.splits, key=lambda name: name != TRAIN)
+    }
+
+
+def _comparisons(
+    results: Mapping[str, Mapping[str, Results]], bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    return [
+        {"split": split, "metric": metric, "a": a, "b": b}
+        | compare(by_name[a], by_name[b], metric, bootstrap)
+        for split, by_name in results.items()
+        for metric in _COMPARED
+        for a, b in _pairs(list(by_name))
+        if by_name[a].has_labels
+    ]
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Each two students, and each student with the teacher."""
+    students = [name for name in names if name != TEACHER]
+    return [
+        *itertools.combinations(students, 2),
+        *((student, TEACHER) for student in students),
+    ]

@@ -1,0 +1,112 @@
+"""Making a student from stored labels, and loading it again."""
+
+from __future__ import annotations
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import nn
+
+from storage import layout
+from storage.cards import Card, publish, read_file
+from storage.errors import RecipeError
+from storage.files import Folder
+from storage.options import TRAIN, VALIDATION
+from storage.reader import LabelSet
+from storage.spec import LabelSetSpec
+from tasks.checkpoints import Checkpoints
+from tasks.export import onnx_bytes
+from tasks.fit import FitJob, fit, history_bytes
+from tasks.intents import Intent
+from tasks.nn.models import build_model, num_parameters
+from tasks.options import StudentOptions
+from tasks.stream import LabelSource
+from tasks.teachers import load_weights
+
+
+def train_student(
+    store: Folder,
+    name: str,
+    options: StudentOptions,
+    labels: LabelSet,
+    intent: Intent,
+    device: torch.device,
+) -> Card:
+    """Train a student from the shards, and keep its weights, ONNX file, history and card.
+
+    Raises:
+        RecipeError: its loss needs what the label set does not hold.
+        ModelError: the model does not fit the label set.
+        NotFiniteError: its loss is NaN or infinite.
+    """
+    where = f"students.{name}"
+    require_labels(options, labels.spec, where)
+    folder = store / layout.product(layout.STUDENTS, intent.fingerprint)
+    validation = LabelSource(labels, VALIDATION) if VALIDATION in labels.splits else None
+    job = FitJob(
+        title=f"student {name}",
+        where=where,
+        model=options.model,
+        loss=options.loss,
+        training=options.training,
+        inputs=labels.spec.inputs,
+        num_classes=labels.spec.num_classes,
+    )
+    fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
+    weights = save_safetensors(fitted.model.state_dict())
+    card = publish(
+        store,
+        layout.STUDENTS,
+        intent.fingerprint,
+        name=name,
+        intent=intent.content,
+        details={
+            "label_set": labels.folder.url,
+            "label_set_digest": labels.digest,
+            "num_classes": labels.spec.num_classes,
+            "parameters": num_parameters(fitted.model),
+            "size_bytes": len(weights),
+            "steps": fitted.steps,
+        },
+        files={
+            layout.WEIGHTS: weights,
+            layout.ONNX_MODEL: onnx_bytes(fitted.model, labels.spec.inputs, f"{where}.model"),
+            layout.HISTORY: history_bytes(fitted.history),
+        },
+    )
+    Checkpoints(folder / layout.CHECKPOINTS, 0).clear()
+    return card
+
+
+def load_student(
+    store: Folder, card: Card, options: StudentOptions, spec: LabelSetSpec
+) -> nn.Module:
+    """The student that a card names, in evaluation mode on the CPU.
+
+    Raises:
+        IntegrityError: its weights are damaged.
+    """
+    where = f"students.{card.name}.model"
+    model = build_model(options.model, spec.inputs, spec.num_classes, where)
+    load_weights(model, read_file(store, card, layout.WEIGHTS), card.fingerprint)
+    return model.eval()
+
+
+def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> None:
+    """Refuse a loss that the label set cannot serve.
+
+    Raises:
+        RecipeError: another temperature, or hard labels that are not there.
+    """
+    loss = options.loss
+    wanted = loss.temperature
+    if loss.soft_weight > 0 and wanted is not None and wanted not in spec.temperatures:
+        stored = ", ".join(f"{value:g}" for value in spec.temperatures)
+        raise RecipeError(
+            f"{where}.loss.temperature: expected one of the stored temperatures {stored}, got "
+            f"{wanted:g}; add it to labels.temperatures to have it stored"
+        )
+    if loss.hard_share > 0 and not spec.has_label:
+        raise RecipeError(
+            f"{where}.loss.hard_weight: expected 0, for the label set holds no hard labels; name "
+            "their column in data.label, or set soft_weight: 1"
+        )

@@ -1,0 +1,163 @@
+"""Making a teacher: fit it here, or import it by its weights' digest; and loading it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_safetensors
+
+from storage import layout
+from storage.cards import Card, publish, read_file
+from storage.corpus import Corpus
+from storage.errors import IntegrityError
+from storage.files import Folder
+from storage.identity import digest_of_bytes
+from storage.options import TRAIN, VALIDATION
+from storage.sources import read_source
+from storage.spec import InputSpec
+from tasks.checkpoints import Checkpoints
+from tasks.fit import FitJob, fit, history_bytes
+from tasks.intents import Intent, teacher_source
+from tasks.nn.models import build_model, load_module, num_parameters
+from tasks.options import (
+    FitTeacherOptions,
+    LossOptions,
+    OnnxTeacherOptions,
+    TeacherOptions,
+    TorchTeacherOptions,
+)
+from tasks.stream import MemorySource
+from tasks.teachers import OnnxTeacher, Teacher, TorchTeacher, load_weights
+
+WHERE = "teacher"
+
+
+def fit_teacher(
+    store: Folder,
+    options: FitTeacherOptions,
+    corpus: Corpus,
+    num_classes: int,
+    intent: Intent,
+    device: torch.device,
+) -> Card:
+    """Fit a teacher on the hard labels of the training split, and keep it.
+
+    Raises:
+        NotFiniteError: its loss is NaN or infinite.
+        ModelError: the model does not fit the data.
+    """
+    folder = store / layout.product(layout.TEACHERS, intent.fingerprint)
+    validation = MemorySource.of(corpus, VALIDATION) if VALIDATION in corpus.splits else None
+    job = FitJob(
+        title="teacher",
+        where=WHERE,
+        model=options.model,
+        loss=LossOptions(soft_weight=0.0, label_smoothing=options.label_smoothing),
+        training=options.training,
+        inputs=corpus.form.inputs,
+        num_classes=num_classes,
+    )
+    fitted = fit(job, MemorySource.of(corpus, TRAIN), validation, folder, device)
+    weights = save_safetensors(fitted.model.state_dict())
+    card = publish(
+        store,
+        layout.TEACHERS,
+        intent.fingerprint,
+        name=WHERE,
+        intent=intent.content,
+        details={
+            "source": "fitted here",
+            "weights_digest": digest_of_bytes(weights),
+            "num_classes": num_classes,
+            "parameters": num_parameters(fitted.model),
+            "size_bytes": len(weights),
+            "steps": fitted.steps,
+        },
+        files={layout.WEIGHTS: weights, layout.HISTORY: history_bytes(fitted.history)},
+    )
+    Checkpoints(folder / layout.CHECKPOINTS, 0).clear()
+    return card
+
+
+def import_teacher(
+    store: Folder,
+    options: TorchTeacherOptions | OnnxTeacherOptions,
+    folder: Path,
+    inputs: tuple[InputSpec, ...],
+    intent: Intent,
+) -> Card:
+    """Try a teacher that people bring, and keep its card: its digest and its source, no copy.
+
+    Raises:
+        ModelError: it does not load, or does not run on the data's inputs.
+    """
+    url = teacher_source(options, folder)
+    content = read_source(url)
+    teacher, parameters = _imported(options, content, inputs, torch.device("cpu"), url)
+    return publish(
+        store,
+        layout.TEACHERS,
+        intent.fingerprint,
+        name=WHERE,
+        intent=intent.content,
+        details={
+            "source": url,
+            "weights_digest": digest_of_bytes(content),
+            "num_classes": teacher.num_classes,
+            "parameters": parameters,
+            "size_bytes": len(content),
+        },
+        files={},
+    )
+
+
+def load_teacher(
+    store: Folder,
+    card: Card,
+    options: TeacherOptions,
+    folder: Path,
+    inputs: tuple[InputSpec, ...],
+    device: torch.device,
+) -> Teacher:
+    """The teacher that a card names, ready to run.
+
+    Raises:
+        IntegrityError: its weights are no longer those of the card.
+        ModelError: it does not load.
+    """
+    if isinstance(options, FitTeacherOptions):
+        weights = read_file(store, card, layout.WEIGHTS)
+        model = build_model(options.model, inputs, card.details["num_classes"], "teacher.model")
+        load_weights(model, weights, card.fingerprint)
+        return TorchTeacher(model, inputs, device, WHERE)
+    url = teacher_source(options, folder)
+    content = read_source(url)
+    if digest_of_bytes(content) != card.details["weights_digest"]:
+        raise IntegrityError(
+            f"the teacher at {url} changed since its card was written; run the teacher stage again"
+        )
+    return _imported(options, content, inputs, device, url)[0]
+
+
+def _imported(
+    options: TorchTeacherOptions | OnnxTeacherOptions,
+    content: bytes,
+    inputs: tuple[InputSpec, ...],
+    device: torch.device,
+    url: str,
+) -> tuple[Teacher, int | None]:
+    if isinstance(options, OnnxTeacherOptions):
+        teacher: Any = OnnxTeacher(
+            content,
+            inputs,
+            device,
+            output=options.output,
+            input_names=options.input_names,
+            where=WHERE,
+        )
+        return teacher, None
+    model = load_module(options.target, options.arguments, WHERE)
+    load_weights(model, content, url)
+    return TorchTeacher(model, inputs, device, WHERE), num_parameters(model)

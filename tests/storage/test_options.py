@@ -1,0 +1,207 @@
+import pytest
+from pydantic import ValidationError
+
+from storage.identity import fingerprint
+from storage.options import (
+    Codec,
+    DataOptions,
+    Keep,
+    KeptSetOptions,
+    LabelOptions,
+    SplitOptions,
+    Task,
+)
+
+INFINITE = [float("inf"), float("-inf"), float("nan")]
+
+
+def data_options(**changes):
+    options = {"name": "digits", "source": "a.csv", "inputs": "x", "splits": {"column": "split"}}
+    return DataOptions.model_validate(options | changes)
+
+
+class TestEveryOption:
+    def test_an_unknown_key_is_refused(self):
+        with pytest.raises(ValidationError, match=r"temperatur\n.*Extra inputs are not permitted"):
+            LabelOptions(temperatur=2.0)
+
+    def test_options_are_frozen(self):
+        options = LabelOptions()
+        with pytest.raises(ValidationError, match="frozen"):
+            options.k = 3
+
+    @pytest.mark.parametrize(
+        ("field", "value", "there_is"),
+        [
+            ("keep", "top_p", "top_k, all"),
+            ("keep", "sample", "top_k, all"),
+            ("codec", "uint8", "float32, float16"),
+            ("batch_size", "auto", "a number of samples"),
+            ("inputs", "reference", "copy"),
+            ("on_bad_sample", "quarantine", "fail"),
+            ("evaluation", {"keep": "top_p"}, "top_k, all"),
+        ],
+    )
+    def test_what_is_planned_is_refused_and_never_ignored(self, field, value, there_is):
+        with pytest.raises(ValidationError, match=f"is not built yet; there is: {there_is}"):
+            LabelOptions.model_validate({field: value})
+
+    @pytest.mark.parametrize("field", ["keep", "codec", "inputs", "on_bad_sample", "batch_size"])
+    def test_what_is_neither_there_nor_planned_is_refused(self, field):
+        with pytest.raises(ValidationError, match=field):
+            LabelOptions.model_validate({field: "nonsense"})
+
+
+class TestTask:
+    @pytest.mark.parametrize(
+        ("task", "many", "language"),
+        [
+            (Task.CLASSIFICATION, False, False),
+            (Task.TAGGING, True, False),
+            (Task.MASKED_LM, True, True),
+            (Task.CAUSAL_LM, True, True),
+        ],
+    )
+    def test_tasks(self, task, many, language):
+        assert task.has_many_positions is many
+        assert task.is_language_model is language
+
+    def test_what_has_no_softmax_is_refused(self):
+        with pytest.raises(ValidationError, match="task"):
+            data_options(task="regression")
+
+
+class TestSplitOptions:
+    @pytest.mark.parametrize(
+        "ways", [{}, {"column": "a", "fractions": {"train": 1}}, {"column": "a", "file": True}]
+    )
+    def test_there_is_exactly_one_way(self, ways):
+        with pytest.raises(ValidationError, match="exactly one of column, fractions and file"):
+            SplitOptions.model_validate(ways)
+
+    @pytest.mark.parametrize("fractions", [{"train": 0.8, "test": 0.1}, {"train": 0.5}, {}])
+    def test_fractions_sum_to_one(self, fractions):
+        with pytest.raises(ValidationError, match="fractions must sum to 1, got"):
+            SplitOptions(fractions=fractions)
+
+    def test_a_sum_may_be_inexact(self):
+        assert SplitOptions(fractions={"train": 0.7, "validation": 0.2, "test": 0.1})
+
+    @pytest.mark.parametrize("share", [0, -0.5, 1.5, *INFINITE])
+    def test_a_fraction_is_a_share(self, share):
+        with pytest.raises(ValidationError, match="fractions"):
+            SplitOptions(fractions={"train": share, "test": 1 - share})
+
+    @pytest.mark.parametrize("name", ["", "Train", "a b", "a/b", "../a", "a" * 41, "ä"])
+    def test_the_name_of_a_split_can_be_part_of_a_file_name(self, name):
+        with pytest.raises(ValidationError, match="fractions"):
+            SplitOptions(fractions={name: 1.0})
+
+
+class TestDataOptions:
+    def test_one_input_may_be_said_without_a_list(self):
+        assert data_options(inputs="x").inputs == ("x",)
+        assert data_options(inputs=["x", "y"]).inputs == ("x", "y")
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"inputs": []}, "inputs"),
+            ({"inputs": ["x", "x"]}, "inputs holds a column twice"),
+            ({"source": {"train": "a.csv"}}, "splits.file: true goes with a source for each split"),
+            ({"splits": {"file": True}}, "splits.file: true goes with a source for each split"),
+            ({"source": ""}, "source names no file"),
+            ({"source": {}, "splits": {"file": True}}, "source names no file"),
+            ({"classes": ["a", "b", "a"]}, "classes holds a name twice"),
+            ({"classes": []}, "classes holds no name"),
+            ({"classes": 0}, "classes"),
+            ({"shapes": {"y": [2]}}, "shapes names 'y', which is not among inputs"),
+            ({"shapes": {"x": [0]}}, "shapes"),
+            ({"name": "My Data"}, "name"),
+        ],
+    )
+    def test_what_does_not_fit_together_is_refused(self, changes, message):
+        with pytest.raises(ValidationError, match=message):
+            data_options(**changes)
+
+    def test_classes_are_a_number_or_names(self):
+        assert data_options(classes=10).num_classes == 10
+        assert data_options(classes=10).class_names is None
+        assert data_options(classes=["cat", "dog"]).num_classes == 2
+        assert data_options(classes=["cat", "dog"]).class_names == ("cat", "dog")
+        assert data_options().num_classes is None
+
+    def test_identity_does_not_hold_where_the_data_lie(self):
+        a, b = data_options(source="a.csv"), data_options(source="/data/b.parquet", version="2")
+        assert fingerprint(a.identity()) == fingerprint(b.identity())
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"name": "letters"},
+            {"inputs": ["y"]},
+            {"label": "y"},
+            {"splits": {"fractions": {"train": 1.0}}},
+            {"task": "tagging"},
+        ],
+    )
+    def test_identity_holds_the_preprocessing(self, changes):
+        assert data_options(**changes).identity() != data_options().identity()
+
+
+class TestLabelOptions:
+    @pytest.mark.parametrize("temperature", [0, -1, *INFINITE, 1001, "warm"])
+    def test_a_temperature_is_a_finite_number_above_zero(self, temperature):
+        with pytest.raises(ValidationError, match="temperature"):
+            LabelOptions(temperature=temperature)
+        with pytest.raises(ValidationError, match="temperatures"):
+            LabelOptions(temperatures=(2.0, temperature))
+
+    @pytest.mark.parametrize(
+        ("said", "stored"),
+        [
+            ({}, (1.0,)),
+            ({"temperature": 2}, (2.0, 1.0)),
+            ({"temperature": 2, "temperatures": [4, 2, 8]}, (2.0, 4.0, 8.0, 1.0)),
+            ({"temperature": 1, "temperatures": [4, 1]}, (1.0, 4.0)),
+            ({"temperature": 2, "temperatures": [1, 4, 4]}, (2.0, 1.0, 4.0)),
+        ],
+    )
+    def test_temperatures_start_with_t_and_hold_one(self, said, stored):
+        options = LabelOptions.model_validate(said)
+        assert options.temperatures == stored
+        assert LabelOptions.model_validate(options.model_dump()) == options
+
+    @pytest.mark.parametrize(
+        "field", ["k", "batch_size", "positions_per_shard", "positions_per_row_group"]
+    )
+    @pytest.mark.parametrize("value", [0, -1, 1.5])
+    def test_a_number_of_things_is_at_least_one(self, field, value):
+        with pytest.raises(ValidationError, match=field):
+            LabelOptions.model_validate({field: value})
+
+    def test_defaults(self):
+        options = LabelOptions()
+        assert (options.keep, options.k, options.codec) == (Keep.TOP_K, 64, Codec.FLOAT16)
+        assert options.evaluation == KeptSetOptions(keep=Keep.TOP_K, k=64)
+
+    def test_training_keeps_what_was_asked_for(self):
+        assert LabelOptions(k=3).entries("train", 10) == 3
+        assert LabelOptions(keep=Keep.ALL, k=3).entries("train", 10) == 10
+
+    @pytest.mark.parametrize("split", ["test", "validation"])
+    def test_other_splits_keep_what_makes_them_comparable(self, split):
+        assert LabelOptions(k=3).entries(split, 10) == 10
+        assert LabelOptions(k=3).entries(split, 1000) == 64
+        assert LabelOptions(k=3, evaluation=KeptSetOptions(k=5)).entries(split, 1000) == 5
+        assert LabelOptions(evaluation=KeptSetOptions(keep=Keep.ALL)).entries(split, 1000) == 1000
+
+    def test_identity_is_what_decides_the_bytes(self):
+        assert LabelOptions(k=3).identity() != LabelOptions(k=4).identity()
+        assert LabelOptions(batch_size=8).identity() != LabelOptions(batch_size=16).identity()
+        assert "on_bad_sample" not in LabelOptions().identity()
+
+    def test_equal_intents_have_one_identity(self):
+        a = LabelOptions.model_validate({"temperature": 2})
+        b = LabelOptions.model_validate({"temperature": 2.0, "temperatures": [2.0, 1.0]})
+        assert fingerprint(a.identity()) == fingerprint(b.identity())

@@ -1,0 +1,121 @@
+"""A label set whose numbers can be worked out by hand.
+
+The teacher gives sample n at position p the logits 0, -1, -2, ... for the classes s, s + 1, s + 2,
+... (modulo C), with s = n + p. So a kept logit is -j / T, and the rest is the log of a sum of a few
+powers of e. The hard label is class s + 1. The input of sample n is [n, -n], or tokens n + p.
+
+Shape letters: P positions, K kept, T temperatures.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from storage import layout
+from storage.files import Folder
+from storage.identity import fingerprint
+from storage.options import Codec, Task
+from storage.reader import LabelSet
+from storage.records import Manifest, ShardRecord, write_record
+from storage.rows import Ragged, Rows
+from storage.spec import InputSpec, LabelSetSpec
+from storage.writer import ShardPlan, write_shard
+
+SET_FINGERPRINT = "0123456789abcdef"
+VECTOR = InputSpec(name="x", dtype="float32", shape=(2,))
+TOKENS = InputSpec(name="tokens", dtype="int64", shape=None)
+
+
+def toy_spec(**changes: Any) -> LabelSetSpec:
+    """One position a sample, 5 classes, 3 of them kept for training."""
+    spec = LabelSetSpec(
+        task=Task.CLASSIFICATION,
+        num_classes=5,
+        inputs=(VECTOR,),
+        has_label=True,
+        entries={"train": 3, "test": 5},
+        temperatures=(2.0, 1.0),
+        codec=Codec.FLOAT16,
+        positions_per_row_group=4,
+    )
+    return spec.model_copy(update=changes)
+
+
+def token_spec(**changes: Any) -> LabelSetSpec:
+    """The same for blocks of tokens."""
+    return toy_spec(task=Task.TAGGING, inputs=(TOKENS,), **changes)
+
+
+def toy_rows(spec: LabelSetSpec, split: str, numbers: Sequence[int]) -> Rows:
+    """The samples `numbers`; a block of sample n has 1 + n % 3 positions."""
+    ids = np.array([f"{split}-{number}" for number in numbers], dtype=object)
+    if not spec.has_many_positions:
+        inputs = np.array([[number, -number] for number in numbers], np.float32)
+        return {"sample_id": ids, "input.x": inputs, **_labels(spec, split, np.array(numbers))}
+    lengths = np.array([1 + number % 3 for number in numbers], np.int64)
+    within = [np.arange(length) for length in lengths]
+    places = np.repeat(numbers, lengths) + np.concatenate(within)
+    labels = _labels(spec, split, places) | {"mask": places % 2 == 0}
+    columns = {"input.tokens": places.astype(np.int64), **labels}
+    return {"sample_id": ids, **{name: Ragged(c, lengths) for name, c in columns.items()}}
+
+
+def _labels(spec: LabelSetSpec, split: str, first_P: np.ndarray) -> dict[str, np.ndarray]:
+    count = len(first_P)
+    kept_K = np.arange(spec.entries[split])
+    columns = {
+        "index": (first_P[:, None] + kept_K) % spec.num_classes,
+        "logit": np.tile(-kept_K / spec.temperature, (count, 1)),
+        "rest": np.tile([rest(spec, split, t) for t in spec.temperatures], (count, 1)),
+    }
+    if spec.has_label:
+        columns["label"] = (first_P + 1) % spec.num_classes
+        columns["label_logit"] = np.full(count, -1 / spec.temperature)
+    if spec.statistics:
+        statistics = {"max_logit": 0.0, "logit_mean": -2.0, "logit_std": 2**0.5, "squares": 0.5}
+        columns |= {name: np.full(count, value) for name, value in statistics.items()}
+    return columns
+
+
+def rest(spec: LabelSetSpec, split: str, temperature: float) -> float:
+    """The log of the mass of what is not kept, relative to the best class."""
+    left = np.arange(spec.entries[split], spec.num_classes)
+    return float(np.log(np.exp(-left / temperature).sum())) if len(left) else -np.inf
+
+
+def toy_plan(split: str, ordinal: int, start: int, rows: int, content: str = "") -> ShardPlan:
+    """The plan of a shard; other content of its samples gives another fingerprint."""
+    name = fingerprint([SET_FINGERPRINT, split, ordinal, start, rows, content])
+    return ShardPlan(name, split, ordinal, start, rows, rows)
+
+
+def write_toy_shard(
+    folder: Folder, spec: LabelSetSpec, split: str, ordinal: int, numbers: Sequence[int]
+) -> ShardRecord:
+    """Commit the samples `numbers` as one shard."""
+    plan = toy_plan(split, ordinal, numbers[0], len(numbers))
+    return write_shard(folder, plan, spec, toy_rows(spec, split, numbers), {"mass": 0.5})
+
+
+def write_toy_set(
+    store: Folder,
+    spec: LabelSetSpec | None = None,
+    train: int = 10,
+    test: int = 4,
+    rows_per_shard: int = 6,
+    fingerprint: str = SET_FINGERPRINT,
+) -> LabelSet:
+    """A finished label set: shards, records, then the manifest under both of its names."""
+    spec = spec or toy_spec()
+    folder = store / layout.product(layout.LABELS, fingerprint)
+    write_record(folder, layout.SPEC, spec)
+    shards = [
+        write_toy_shard(folder, spec, split, ordinal, range(start, min(start + size, count)))
+        for split, count, size in (("train", train, rows_per_shard), ("test", test, test))
+        for ordinal, start in enumerate(range(0, count, size))
+    ]
+    manifest = Manifest.of(fingerprint, spec, tuple(shards), {"mass": 0.5})
+    write_record(folder, f"{layout.MANIFESTS}/{manifest.digest}.json", manifest)
+    write_record(folder, layout.MANIFEST, manifest)
+    return LabelSet.open(folder)
