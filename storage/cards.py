@@ -56,6 +56,10 @@ def publish(
         StoreError: something cannot be written; then the product is not there.
     """
     folder = store / layout.product(kind, fingerprint)
+    digests = {file_name: digest_of_bytes(content) for file_name, content in files.items()}
+    old = find_card(store, kind, fingerprint)
+    if old is not None and old.files != digests:
+        folder.delete(layout.CARD)  # a half replaced product is not there
     for file_name, content in files.items():
         folder.write_bytes(file_name, content)
     card = Card(
@@ -63,7 +67,7 @@ def publish(
         name=name,
         fingerprint=fingerprint,
         intent=intent,
-        files={file_name: digest_of_bytes(content) for file_name, content in files.items()},
+        files=digests,
         details=details,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

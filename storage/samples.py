@@ -49,7 +49,7 @@ def next_token_labels(tokens: Ragged, mask: Ragged) -> tuple[Ragged, Ragged]:
     Position t predicts token t + 1, so the label of t is token t + 1; it counts where both do,
     and the last position of a block never does. This is the only place that shifts.
     """
-    ends = np.cumsum(tokens.lengths_B) - 1
+    ends = np.cumsum(tokens.lengths_B)[tokens.lengths_B > 0] - 1
     label = np.roll(tokens.values_NW.astype(np.int64), -1)
     counts = np.roll(mask.values_NW, -1) & mask.values_NW
     counts[ends] = False
@@ -82,6 +82,7 @@ def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) ->
         blocks = {name: _as_blocks(name, column) for name, column in chosen.items()}
         for name, block in blocks.items():
             _require_same_lengths(name, block, blocks[options.inputs[0]])
+        _require_tokens(blocks[options.inputs[0]], np.asarray(ids))
         return {input_column(name): block for name, block in blocks.items()}
     plain = [column for column in chosen.values() if _is_plain(column)]
     if len(plain) == len(chosen) and (len(chosen) > 1 or not options.shapes):
@@ -137,6 +138,14 @@ def _require_finite(name: str, column: Column, ids: Array) -> None:
         f"data.inputs: {name!r} is NaN, infinite or beyond float32 in {len(places)} samples: "
         f"{_named(ids, places)}; mend them or leave them out"
     )
+
+
+def _require_tokens(tokens: Ragged, ids: Array) -> None:
+    empty = np.flatnonzero(tokens.lengths_B == 0)
+    if len(empty):
+        raise DataError(
+            f"data.inputs: {len(empty)} samples have no tokens: {_named(ids, empty)}; drop them"
+        )
 
 
 def _named(ids: Array, places: NDArray[np.int64]) -> str:

@@ -16,7 +16,7 @@ import torch
 from storage import layout, schema
 from storage.codec import round_trip
 from storage.corpus import Corpus
-from storage.errors import ModelError
+from storage.errors import DataError, ModelError
 from storage.files import Folder
 from storage.records import Manifest, ShardRecord, write_record
 from storage.rows import Array, Column, Ragged, Rows, num_rows, take
@@ -68,6 +68,7 @@ def label_shards(
     Raises:
         NotFiniteError: a logit is NaN or infinite; the samples are named.
         ModelError: the teacher has another number of classes than the specification.
+        DataError: a hard label is not among the teacher's classes.
     """
     if teacher.num_classes != spec.num_classes:
         raise ModelError(
@@ -78,6 +79,7 @@ def label_shards(
     batches = 0
     for plan in plans:
         rows = take(corpus.splits[plan.split], np.arange(plan.start, plan.start + plan.rows))
+        _require_known_classes(rows, spec)
         labelled, fidelity = label_rows(rows, spec, plan.split, teacher, batch_size)
         records.append(write_shard(folder, plan, spec, labelled, fidelity))
         batches += -(-plan.rows // batch_size)
@@ -122,6 +124,19 @@ def finish_label_set(
 _FIELDS = {"index_PK": schema.INDEX, "logit_PK": schema.LOGIT, "rest_PT": schema.REST}
 
 
+def _require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
+    column = rows.get(schema.LABEL)
+    if column is None:
+        return
+    values = column.values_NW if isinstance(column, Ragged) else column
+    highest = int(values.max(initial=schema.NO_LABEL))
+    if highest >= spec.num_classes:
+        raise DataError(
+            f"data.label: there is a hard label {highest}, the teacher knows the classes 0 to "
+            f"{spec.num_classes - 1}"
+        )
+
+
 def _label_batch(
     batch: Batch, spec: LabelSetSpec, split: str, teacher: Teacher
 ) -> tuple[SoftLabels, Fidelity]:
@@ -131,7 +146,7 @@ def _label_batch(
         raise ModelError(
             f"teacher: expected logits for {len(batch.mask_P)} positions, got {len(logit_PC)}"
         )
-    require_finite(logit_PC, batch.sample_ids)
+    require_finite(logit_PC, batch.sample_ids, batch.real_P)
     real_P = batch.real_P.to(logit_PC.device)
     logit_PC = logit_PC[real_P] if not bool(real_P.all()) else logit_PC
     label_P = batch.label_P[batch.real_P].to(logit_PC.device) if spec.has_label else None

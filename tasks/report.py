@@ -15,8 +15,9 @@ from typing import Any
 from storage import layout
 from storage.cards import Card, publish
 from storage.files import Folder
-from storage.options import TRAIN, DataOptions
+from storage.options import DataOptions
 from storage.reader import LabelSet
+from storage.summary import describe_label_set, samples_of
 from tasks.gates import check_gates
 from tasks.intents import TEACHER, Intent
 from tasks.nn.metrics import Bootstrap, Results, compare, figures
@@ -88,7 +89,7 @@ def build_report(
             "name": data.name,
             "classes": spec.num_classes,
             "class_names": list(spec.class_names) if spec.class_names else None,
-            "samples": _samples(labels),
+            "samples": samples_of(labels),
         },
         "teacher": dict(teacher),
         "label_set": describe_label_set(labels),
@@ -112,28 +113,6 @@ def build_report(
     }
     report["gates"] = check_gates(report, options.gates)
     return report
-
-
-def describe_label_set(labels: LabelSet) -> dict[str, Any]:
-    """A label set in numbers: size, what is kept, how faithful."""
-    manifest, spec = labels.manifest, labels.spec
-    split = spec.splits[0]
-    return {
-        "url": labels.folder.url,
-        "digest": manifest.digest,
-        "fingerprint": manifest.fingerprint,
-        "keep": "all" if spec.entries[split] == spec.num_classes else "top_k",
-        "k": spec.entries[split],
-        "codec": spec.codec.value,
-        "temperatures": list(spec.temperatures),
-        "shards": len(manifest.shards),
-        "rows": sum(shard.rows for shard in manifest.shards),
-        "positions": manifest.positions,
-        "bytes": manifest.size_bytes,
-        "bytes_per_position": manifest.size_bytes / max(manifest.positions, 1),
-        "samples": _samples(labels),
-        "fidelity": manifest.fidelity[split],
-    }
 
 
 def publish_report(
@@ -167,13 +146,6 @@ def loss_facts(options: StudentOptions, temperature: float) -> dict[str, Any]:
         "soft_weight": loss.soft_weight,
         "temperature": loss.temperature or temperature,
         "tail": loss.tail.value,
-    }
-
-
-def _samples(labels: LabelSet) -> dict[str, int]:
-    return {
-        split: sum(shard.rows for shard in labels.manifest.of_split(split))
-        for split in sorted(labels.splits, key=lambda name: name != TRAIN)
     }
 
 

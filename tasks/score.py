@@ -90,6 +90,8 @@ def run(
 ) -> Results:
     """The results of a student, or of the teacher where `model` is None, on one split."""
     source = LabelSource(labels, split)
+    if model is not None:
+        model = model.to(device).eval()
     parts: list[dict[str, np.ndarray[Any, Any]]] = []
     done = 0
     with track(f"{title} on {split}", sum(source.group_sizes), "rows") as progress:

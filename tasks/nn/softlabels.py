@@ -62,18 +62,23 @@ class Fidelity:
     agreement_P: Tensor
 
 
-def require_finite(logit_PC: Tensor, sample_ids: Sequence[str]) -> None:
+def require_finite(
+    logit_PC: Tensor, sample_ids: Sequence[str], real_P: Tensor | None = None
+) -> None:
     """Refuse logits that are NaN or +inf, or -inf throughout.
 
     Args:
         logit_PC: [P, C] with P a multiple of the number of samples.
         sample_ids: the samples they belong to, in order.
+        real_P: the positions that are there; what a teacher makes of padding does not matter.
 
     Raises:
         NotFiniteError: naming the first samples.
     """
     best_P = logit_PC.amax(dim=1)
     bad_P = ~torch.isfinite(best_P)
+    if real_P is not None:
+        bad_P &= real_P.to(bad_P.device)
     if not bad_P.any():
         return
     per_sample = len(bad_P) // max(len(sample_ids), 1)

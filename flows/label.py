@@ -1,0 +1,192 @@
+"""The label stage: run the teacher over the data once, and keep what the recipe says of its logits.
+
+A task run takes a group of shards; inside it each shard commits by itself. Whatever is there is
+not made again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import State, flow
+
+from flows import engine
+from flows.project import Labels, Project
+from flows.watch import end_with_parent
+from storage import layout
+from storage.cards import Card
+from storage.corpus import Corpus
+from storage.reader import LabelSet
+from storage.records import ShardRecord, write_record
+from storage.writer import ShardPlan
+from tasks.planning import plan_labels
+from tasks.progress import track
+
+_MOST_TASK_RUNS = 100
+_LEAST_SHARDS = 4
+
+
+@dataclass
+class _Counts:
+    """What a run of the stage has done so far."""
+
+    shards_written: int = 0
+    shards_reused: int = 0
+    teacher_batches: int = 0
+    positions: int = 0
+    seconds: float = field(default_factory=time.monotonic)
+
+
+@flow(name="label", persist_result=False)
+def label(
+    recipe: str,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+    force: bool = False,
+) -> dict[str, Any] | State[dict[str, Any]]:
+    """Make the label set that a recipe asks for, but for the shards that are there.
+
+    Args:
+        recipe: a path or URL.
+        overrides: `path.of.field=value`.
+        store: another store than the recipe's.
+        force: make all shards again.
+    """
+    end_with_parent()
+    project = Project.open(recipe, overrides, store)
+    card = project.require_teacher()
+    labels = project.labels(card)
+    engine.rename_run(f"label-{project.name}-{labels.intent.fingerprint[:4]}")
+    counts = _Counts(shards_reused=len(labels.plan.done))
+    finished = None if force else labels.finished()
+    if finished is not None:
+        project.set_current(finished, card)
+        record = _record(finished, counts, "cached")
+        return engine.cached(record, f"{len(labels.plan.wanted)} shards are there")
+    project.store.require_writable()
+    labels.folder.remove_stale_temporaries()
+    _write_spec(project, labels)
+    missing = labels.plan.wanted if force else labels.plan.missing
+    counts.shards_reused = len(labels.plan.wanted) - len(missing)
+    with engine.progress_artifacts():
+        _make(project, card, labels, missing, counts)
+        finished = engine.run_task(
+            "finish-label-set", lambda: _finish(project, labels), project.recipe.execution
+        )
+    project.set_current(finished, card)
+    record = _record(finished, counts, "completed")
+    engine.table_artifact(f"label-{project.name}", [record], "The label set")
+    return record
+
+
+def _make(
+    project: Project,
+    card: Card,
+    labels: Labels,
+    missing: Sequence[ShardPlan],
+    counts: _Counts,
+) -> None:
+    """Make the missing shards, a group a task run; what is there shows as `Cached`."""
+    from tasks.device import pick_device
+    from tasks.teach import load_teacher
+
+    execution = project.recipe.execution
+    if counts.shards_reused:
+        reused = f"reuse-{counts.shards_reused}-shards"
+        engine.run_task(reused, lambda: engine.cached({}, "these shards are there"), execution)
+    if not missing:
+        return
+    device = pick_device(execution.device)
+    corpus = Corpus.load(project.recipe.data, project.loaded.folder)
+    teacher = load_teacher(
+        project.store,
+        card,
+        project.recipe.teacher,
+        project.loaded.folder,
+        labels.spec.inputs,
+        device,
+    )
+    size = execution.shards_per_task or max(_LEAST_SHARDS, -(-len(missing) // _MOST_TASK_RUNS))
+    with track("label", sum(plan.positions for plan in missing), "positions") as progress:
+
+        def on_shard(record: ShardRecord) -> None:
+            counts.shards_written += 1
+            progress.advance(record.positions, f"shard {counts.shards_written}/{len(missing)}")
+
+        for start in range(0, len(missing), size):
+            _make_group(
+                project, labels, missing[start : start + size], corpus, teacher, on_shard, counts
+            )
+
+
+def _make_group(
+    project: Project,
+    labels: Labels,
+    group: Sequence[ShardPlan],
+    corpus: Corpus,
+    teacher: Any,
+    on_shard: Any,
+    counts: _Counts,
+) -> None:
+    from tasks.label import LabelWork, label_shards
+
+    batch_size = project.recipe.labels.batch_size
+    committed: set[int] = set()
+
+    def work() -> LabelWork:
+        # A second try makes only what the first one did not commit.
+        left = [plan for place, plan in enumerate(group) if place not in committed]
+        return label_shards(labels.folder, left, labels.spec, corpus, teacher, batch_size, commit)
+
+    def commit(record: ShardRecord) -> None:
+        committed.add(len(committed))
+        on_shard(record)
+
+    done = engine.run_task(
+        "label-shards",
+        work,
+        project.recipe.execution,
+        f"shards-{group[0].split}-{group[0].ordinal}-to-{group[-1].split}-{group[-1].ordinal}",
+    )
+    counts.teacher_batches += done.teacher_batches
+    counts.positions += done.positions
+
+
+def _finish(project: Project, labels: Labels) -> LabelSet:
+    from tasks.label import finish_label_set
+
+    plan = plan_labels(labels.folder, labels.intent.fingerprint, project.index)
+    manifest = finish_label_set(labels.folder, labels.intent.fingerprint, labels.spec, plan.records)
+    return LabelSet(labels.folder, manifest)
+
+
+def _write_spec(project: Project, labels: Labels) -> None:
+    """Say what the set is, before its first shard: enough to make any of its shards again."""
+    if labels.folder.exists(layout.SPEC):
+        return
+    content = {
+        "fingerprint": labels.intent.fingerprint,
+        "intent": labels.intent.content,
+        "form": labels.spec.model_dump(mode="json"),
+        "recipe": project.loaded.raw,
+        "recipe_folder": str(project.loaded.folder),
+    }
+    write_record(labels.folder, layout.SPEC, content)
+
+
+def _record(labels: LabelSet, counts: _Counts, status: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "seconds": round(time.monotonic() - counts.seconds, 3),
+        "url": labels.folder.url,
+        "digest": labels.digest,
+        "fingerprint": labels.manifest.fingerprint,
+        "shards_written": counts.shards_written,
+        "shards_reused": counts.shards_reused,
+        "teacher_batches": counts.teacher_batches,
+        "positions": counts.positions,
+        "bytes": labels.manifest.size_bytes,
+    }

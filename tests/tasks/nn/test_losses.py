@@ -1,0 +1,341 @@
+"""Every loss and its gradient against a dense float64 reference.
+
+Shape letters: P positions, C classes, K kept.
+"""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from storage.errors import RecipeError
+from tasks.nn import losses
+from tasks.nn.losses import distillation_loss, forward_kl, kept_log_probs, soft_loss
+from tasks.options import LossOptions, Tail
+from tests.tasks import dense
+from tests.tasks.toy import batch_of
+
+TEMPERATURES = (2.0, 0.5, 1.0, 4.0, 7.3)
+TEACHER = (
+    st.floats(-4, 4) | st.integers(-2, 2).map(float) | st.sampled_from([-torch.inf, -150.0, 60.0])
+)
+STUDENT = st.floats(-6, 6) | st.integers(-2, 2).map(float) | st.sampled_from([-80.0, 40.0])
+
+
+@st.composite
+def cases(draw: st.DrawFn):
+    """A student, a teacher, labels, a mask and what is kept; some positions hold nothing."""
+    positions, classes = draw(st.integers(1, 4)), draw(st.integers(2, 6))
+
+    def block(number):
+        row = st.lists(number, min_size=classes, max_size=classes)
+        rows = draw(st.lists(row, min_size=positions, max_size=positions))
+        return torch.tensor(rows, dtype=torch.float64)
+
+    teacher_PC, student_PC = block(TEACHER), block(STUDENT)
+    teacher_PC[torch.isneginf(teacher_PC).all(dim=1), 0] = 0.0
+    label = st.integers(0, classes - 1) | st.just(-100)
+    label_P = torch.tensor(draw(st.lists(label, min_size=positions, max_size=positions)))
+    mask_P = torch.tensor(draw(st.lists(st.booleans(), min_size=positions, max_size=positions)))
+    k, padding = draw(st.integers(1, classes)), draw(st.integers(0, 2))
+    batch = batch_of(teacher_PC, label_P, k, TEMPERATURES, mask_P, padding)
+    kept = torch.topk(teacher_PC, k, dim=1).indices.tolist()
+    return student_PC, teacher_PC, batch, kept
+
+
+def _value_and_gradient(function, student_PC):
+    student_PC = student_PC.detach().clone().requires_grad_()
+    value = function(student_PC)
+    value.backward()
+    return value.detach(), student_PC.grad
+
+
+def _close(found, wanted, tolerance=1e-10):
+    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@given(
+    cases(),
+    st.sampled_from(Tail),
+    st.sampled_from([None, *TEMPERATURES]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from([0.0, 0.1]),
+)
+@settings(max_examples=400)
+def test_value_and_gradient_are_those_of_the_dense_loss(case, tail, at, weight, smoothing):
+    student_PC, teacher_PC, batch, kept = case
+    options = LossOptions(soft_weight=weight, tail=tail, temperature=at, label_smoothing=smoothing)
+
+    def reference(logits_PC):
+        soft = dense.soft_loss(
+            logits_PC, teacher_PC, kept, batch.mask_P, at or TEMPERATURES[0], tail.value
+        )
+        hard = dense.hard_loss(logits_PC, batch.label_P.tolist(), batch.mask_P, smoothing)
+        return weight * soft + (1 - weight) * hard + 0.0 * logits_PC.sum()
+
+    value, gradient = _value_and_gradient(
+        lambda logits: distillation_loss(logits, batch, options).total + 0.0 * logits.sum(),
+        student_PC,
+    )
+    expected, expected_gradient = _value_and_gradient(reference, student_PC)
+    assert torch.isfinite(gradient).all()
+    _close(value, expected, 1e-9)
+    _close(gradient, expected_gradient, 1e-9)
+    assert (gradient[~batch.mask_P] == 0).all()
+
+
+@given(cases(), st.sampled_from(TEMPERATURES))
+def test_with_every_class_kept_it_is_the_kl_of_torch(case, at):
+    student_PC, teacher_PC, batch, _ = case
+    teacher_PC = teacher_PC.clamp(min=-200)
+    batch = batch_of(teacher_PC, batch.label_P, teacher_PC.shape[1], TEMPERATURES)
+    options = LossOptions(soft_weight=1.0, temperature=at)
+
+    def reference(logits):
+        log_q, log_p = torch.log_softmax(logits / at, 1), torch.log_softmax(teacher_PC / at, 1)
+        return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * at**2
+
+    found = _value_and_gradient(
+        lambda logits: distillation_loss(logits, batch, options).total, student_PC
+    )
+    for got, wanted in zip(found, _value_and_gradient(reference, student_PC), strict=True):
+        _close(got, wanted)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 7.3])
+def test_the_gradient_written_by_hand_is_that_of_the_function(k, temperature):
+    torch.manual_seed(k)
+    logit_PC = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    index_PK = torch.stack([torch.randperm(6)[:k] for _ in range(5)])
+    present_PK = torch.rand(5, k) < 0.6
+    present_PK[:, 0] = True
+
+    def function(logits):
+        kept_PK, rest_P = kept_log_probs(logits, index_PK, present_PK, temperature)
+        # Where nothing is left the rest is -inf, which no loss takes part in.
+        return kept_PK, rest_P[~torch.isneginf(rest_P)]
+
+    assert torch.autograd.gradcheck(function, (logit_PC,))
+
+
+@given(cases(), st.sampled_from(TEMPERATURES))
+def test_kept_and_rest_of_the_student_are_its_dense_softmax(case, at):
+    student_PC, _, batch, kept = case
+    present_PK = torch.ones_like(torch.tensor(kept), dtype=torch.bool)
+    log_q_PK, log_rest_P = kept_log_probs(student_PC, torch.tensor(kept), present_PK, at)
+    for place, logit_C in enumerate(student_PC.numpy()):
+        want_K, want_rest = dense.kept_and_rest(logit_C, kept[place], at)
+        dense.assert_log_equal(log_q_PK[place], want_K)
+        dense.assert_log_equal(log_rest_P[place], want_rest)
+
+
+def test_a_student_may_mask_classes_that_the_teacher_masks():
+    teacher_PC = torch.tensor([[1.0, 0.0, -torch.inf]], dtype=torch.float64)
+    student_PC = torch.tensor([[0.5, 0.2, -torch.inf]], dtype=torch.float64)
+    for k in (1, 2, 3):
+        batch = batch_of(teacher_PC, torch.tensor([0]), k, (2.0, 1.0))
+        value, gradient = _value_and_gradient(
+            lambda logits, batch=batch: distillation_loss(logits, batch, LossOptions()).total,
+            student_PC,
+        )
+        assert torch.isfinite(value)
+        assert torch.isfinite(gradient).all()
+        assert gradient[0, 2] == 0
+
+
+def test_no_mass_left_gives_no_gradient_to_the_rest():
+    teacher_PC = torch.tensor([[2.0, 1.0, -torch.inf, -torch.inf]], dtype=torch.float64)
+    batch = batch_of(teacher_PC, torch.tensor([0]), 2, (1.0,))
+    assert torch.isneginf(batch.rest_PT).all()
+    student_PC = torch.zeros(1, 4, dtype=torch.float64)
+    _, gradient = _value_and_gradient(
+        lambda logits: soft_loss(logits, batch, LossOptions(soft_weight=1.0)).sum(), student_PC
+    )
+    p_C = torch.softmax(teacher_PC, dim=1)
+    _close(gradient, torch.softmax(student_PC, dim=1) - p_C)
+
+
+def test_a_temperature_scales_the_gradient_by_its_square():
+    torch.manual_seed(0)
+    teacher_PC, student_PC = torch.randn(2, 3, 8, dtype=torch.float64)
+    batch = batch_of(teacher_PC, torch.zeros(3).long(), 3, (4.0, 1.0))
+    found = _value_and_gradient(
+        lambda logits: distillation_loss(logits, batch, LossOptions(soft_weight=1.0)).total,
+        student_PC,
+    )
+
+    def unscaled(logits):
+        kept_PK, rest_P = kept_log_probs(logits, batch.index_PK, batch.present_PK, 4.0)
+        entries = losses.entry_log_probs(batch.logit_PK, batch.rest_PT[:, 0], 4.0, 4.0)
+        kept_kl = forward_kl(entries[0], kept_PK).sum(dim=1)
+        return (kept_kl + forward_kl(entries[1], rest_P)).sum() / 3
+
+    for got, wanted in zip(found, _value_and_gradient(unscaled, student_PC), strict=True):
+        _close(got, 16 * wanted)
+
+
+def test_parts_and_mixture():
+    torch.manual_seed(0)
+    teacher_PC, student_PC = torch.randn(2, 4, 5)
+    batch = batch_of(teacher_PC, torch.tensor([0, 1, 2, 3]), 2, (2.0, 1.0))
+    parts = distillation_loss(student_PC, batch, LossOptions(soft_weight=0.25, hard_weight=3.0))
+    torch.testing.assert_close(parts.total, 0.25 * parts.soft + 3.0 * parts.hard)
+    assert distillation_loss(student_PC, batch, LossOptions(soft_weight=1.0)).hard is None
+    assert distillation_loss(student_PC, batch, LossOptions(soft_weight=0.0)).soft is None
+
+
+def test_losses_are_divided_by_the_positions_that_count():
+    torch.manual_seed(0)
+    teacher_PC, student_PC = torch.randn(2, 4, 5, dtype=torch.float64)
+    label_P = torch.tensor([0, 1, 2, 3])
+    mask_P = torch.tensor([True, False, True, False])
+    masked = batch_of(teacher_PC, label_P, 2, (2.0, 1.0), mask_P)
+    alone = batch_of(teacher_PC[mask_P], label_P[mask_P], 2, (2.0, 1.0))
+    found = distillation_loss(student_PC, masked, LossOptions())
+    wanted = distillation_loss(student_PC[mask_P], alone, LossOptions())
+    _close(found.total, wanted.total)
+
+
+def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_0():
+    batch = batch_of(torch.randn(2, 4), torch.tensor([0, 1]), 2, (1.0,), torch.zeros(2).bool())
+    value, gradient = _value_and_gradient(
+        lambda logits: distillation_loss(logits, batch, LossOptions()).total, torch.randn(2, 4)
+    )
+    assert value == 0
+    assert (gradient == 0).all()
+
+
+@given(cases(), st.sampled_from(Tail), st.integers(1, 20))
+def test_blocks_of_rows_give_what_the_whole_gives(case, tail, elements):
+    student_PC, _, batch, _ = case
+    options = LossOptions(soft_weight=1.0, tail=tail)
+
+    def both():
+        return _value_and_gradient(
+            lambda logits: soft_loss(logits, batch, options)[batch.mask_P].sum(), student_PC
+        )
+
+    whole = both()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "_BLOCK_ELEMENTS", elements)
+        assert all(torch.equal(a, b) for a, b in zip(whole, both(), strict=True))
+
+
+@pytest.mark.parametrize("tail", Tail)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_student_in_half_precision_learns_from_an_exact_teacher(dtype, tail):
+    torch.manual_seed(0)
+    teacher_PC = torch.randn(64, 20) * 3
+    student_PC = torch.randn(64, 20).to(dtype)
+    batch = batch_of(teacher_PC, torch.randint(0, 20, (64,)), 4, (2.0, 1.0))
+    options = LossOptions(soft_weight=0.5, tail=tail)
+
+    def loss(logits):
+        return distillation_loss(logits, batch, options).total
+
+    value, gradient = _value_and_gradient(loss, student_PC)
+    expected, expected_gradient = _value_and_gradient(loss, student_PC.double())
+    assert gradient.dtype == dtype
+    # The hard loss is computed by torch in the student's precision, the soft one is not.
+    assert value.item() == pytest.approx(expected.item(), rel=1e-2)
+    soft = soft_loss(student_PC, batch, options)
+    assert soft.dtype == torch.float32
+    torch.testing.assert_close(
+        soft.double(), soft_loss(student_PC.double(), batch, options), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=2e-2, atol=2e-4)
+
+
+class _Large(TorchDispatchMode):
+    """Counts the storages of at least so many bytes that operations make."""
+
+    def __init__(self, size_bytes):
+        super().__init__()
+        self.size_bytes = size_bytes
+        self.made = Counter()
+        self._alive = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for entry in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(entry, torch.Tensor):
+                storage = entry.untyped_storage()
+                if storage.nbytes() >= self.size_bytes:
+                    self._alive.append(entry)
+                    self.made[storage.data_ptr()] += 1
+        return result
+
+
+def test_the_soft_loss_makes_no_dense_tensor_but_the_gradient(monkeypatch):
+    positions, classes = 256, 512
+    monkeypatch.setattr(losses, "_BLOCK_ELEMENTS", 8 * classes)
+    torch.manual_seed(0)
+    student_PC = torch.randn(positions, classes, requires_grad=True)
+    batch = batch_of(torch.randn(positions, classes), torch.zeros(positions).long(), 8, (2.0, 1.0))
+    options = LossOptions(soft_weight=1.0)
+    with _Large(positions * classes * 4 // 2) as forward:
+        value = distillation_loss(student_PC, batch, options).total
+    with _Large(positions * classes * 4 // 2) as backward:
+        value.backward()
+    assert set(forward.made) <= {student_PC.untyped_storage().data_ptr()}
+    others = set(backward.made) - {student_PC.untyped_storage().data_ptr()}
+    assert others == {student_PC.grad.untyped_storage().data_ptr()}
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+def test_another_temperature_is_refused_with_the_stored_ones():
+    batch = batch_of(torch.randn(2, 4), torch.tensor([0, 1]), 2, (4.0, 2.5, 1.0))
+    with pytest.raises(RecipeError, match=r"stored temperatures 4, 2\.5, 1, got 3;"):
+        distillation_loss(torch.randn(2, 4), batch, LossOptions(temperature=3.0))
+
+
+def test_a_soft_loss_without_soft_labels_is_refused():
+    import dataclasses
+
+    batch = batch_of(torch.randn(2, 4), torch.tensor([0, 1]), 2, (1.0,))
+    hard_only = dataclasses.replace(
+        batch,
+        index_PK=batch.index_PK[:, :0],
+        logit_PK=batch.logit_PK[:, :0],
+        rest_PT=None,
+        temperatures=(),
+    )
+    assert distillation_loss(torch.randn(2, 4), hard_only, LossOptions(soft_weight=0.0)).hard > 0
+    for options in (LossOptions(), LossOptions(temperature=1.0)):
+        with pytest.raises(RecipeError, match=r"loss\.soft_weight: expected 0"):
+            distillation_loss(torch.randn(2, 4), hard_only, options)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tail", Tail)
+def test_cuda_gives_the_loss_and_gradient_of_the_cpu(tail):
+    torch.manual_seed(0)
+    teacher_PC, student_PC = torch.randn(2, 128, 1000) * 3
+    batch = batch_of(teacher_PC, torch.randint(0, 1000, (128,)), 16, (2.0, 1.0))
+    options = LossOptions(tail=tail)
+
+    def on(device):
+        moved = batch.to(torch.device(device))
+        return _value_and_gradient(
+            lambda logits: distillation_loss(logits, moved, options).total, student_PC.to(device)
+        )
+
+    for cpu, cuda in zip(on("cpu"), on("cuda"), strict=True):
+        torch.testing.assert_close(cpu, cuda.cpu(), rtol=1e-4, atol=1e-6)
+
+
+def test_forward_kl_of_no_mass_is_0_against_any_student():
+    teacher = torch.tensor([-torch.inf, -torch.inf], requires_grad=True)
+    student = torch.tensor([-torch.inf, 0.0], requires_grad=True)
+    forward_kl(teacher, student).sum().backward()
+    assert (forward_kl(teacher, student) == 0).all()
+    assert np.array_equal(student.grad, [0.0, 0.0])
+    assert np.array_equal(teacher.grad, [0.0, 0.0])
