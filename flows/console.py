@@ -29,8 +29,16 @@ from tasks.progress import listening
 
 _WIDE = 200
 
-output = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = _WIDE
+    return console
+
+
+output = _console(stderr=False)
+errors = _console(stderr=True)
 
 
 @contextlib.contextmanager
@@ -123,19 +131,16 @@ def model_table(report: Mapping[str, Any], split: str) -> Table:
     return table
 
 
-def places(rows: Sequence[tuple[str, str]]) -> Table:
-    """Where things are: a name and a place each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+def print_places(rows: Sequence[tuple[str, str]]) -> None:
+    """A name and a place or value each; a long one is not broken, so that it can be copied."""
+    width = max((len(name) for name, _ in rows), default=0)
     for name, place in rows:
-        table.add_row(name, Text(place))
-    return table
+        output.print(Text(f"{name:<{width}}  ", style="bold") + Text(place), soft_wrap=True)
 
 
 def print_table(table: Table) -> None:
-    """A table on standard output, as wide as it needs where that is no terminal."""
-    output.print(table, width=None if output.is_terminal else _WIDE)
+    """A table on standard output."""
+    output.print(table)
 
 
 def _what(stage: str, record: Mapping[str, Any]) -> str:
@@ -151,11 +156,11 @@ def _what(stage: str, record: Mapping[str, Any]) -> str:
 
 def _interval(figure: Mapping[str, float] | None, *, percent: bool = False) -> str:
     if figure is None:
-        return "–"
+        return "-"
     if percent:
         return f"{figure['value']:.1%} [{figure['low']:.1%}, {figure['high']:.1%}]"
     return f"{figure['value']:.3f}"
 
 
 def _whole(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.0f}"

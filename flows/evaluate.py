@@ -16,7 +16,8 @@ from storage import layout
 from storage.cards import Card, find_card, read_file
 from storage.errors import MissingProductError, SoftlabelError
 from storage.reader import LabelSet
-from tasks.intents import TEACHER, Intent
+from tasks.intents import Intent
+from tasks.options import TEACHER
 
 
 @flow(name="evaluate", persist_result=False)

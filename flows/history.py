@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from flows.project import Project
 from storage import layout
-from storage.errors import SoftlabelError
-from storage.files import Folder, one_line
+from storage.errors import SoftlabelError, one_line
+from storage.files import Folder
 from storage.records import read_record, write_record
 
 

@@ -22,7 +22,7 @@ def inspect(where: str, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(content))
     else:
-        console.print_table(console.places(_rows(content)))
+        console.print_places(_rows(content))
     return 0
 
 

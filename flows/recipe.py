@@ -25,12 +25,10 @@ from pydantic import (
     model_validator,
 )
 
-from storage.errors import RecipeError
-from storage.files import one_line
+from storage.errors import RecipeError, one_line
 from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, built
 from storage.targets import append_import_path
-from tasks.intents import TEACHER
-from tasks.options import EvaluationOptions, StudentOptions, TeacherChoice
+from tasks.options import TEACHER, EvaluationOptions, StudentOptions, TeacherChoice
 
 
 def _cron(value: str) -> str:

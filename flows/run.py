@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows import console, environment
+from flows.prefect_home import configured_api_url
 from flows.project import Project, shared
-from flows.server import LocalServer, configured_api_url
+from flows.server import LocalServer
 from flows.status import plan_stages
 from storage import layout
 from storage.cards import read_card
@@ -67,7 +68,7 @@ def _run_pipeline(server: LocalServer | None, asked: dict[str, Any]) -> tuple[di
     if server is not None:
         with console.waiting("starting the Prefect server"):
             server.wait()
-    # A heartbeat costs a second at the end of every flow run, and this process's end is seen anyway.
+    # A heartbeat costs a second at the end of every flow run; nobody waits for it here.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), console.progress():
         state: Any = pipeline(**asked, return_state=True)
         return state.result(), str(state.state_details.flow_run_id)
@@ -107,7 +108,7 @@ def _show(
     if "label" in stages:
         rows.append(("label set", stages["label"]["url"]))
     rows.append(("Prefect UI", _ui_page(flow_run, local=local)))
-    console.print_table(console.places(rows))
+    console.print_places(rows)
 
 
 def _read_report(url: str) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows import console, environment
+from flows.prefect_home import configured_api_url
 from flows.recipe import LoadedRecipe, load_recipe
-from flows.server import LocalServer, configured_api_url
+from flows.server import LocalServer
 from flows.watch import PARENT_VARIABLE
 from storage.targets import append_import_path
 
@@ -56,8 +57,8 @@ def _serve_deployments(loaded: Sequence[LoadedRecipe], page: str) -> None:
 
 def _deployments(loaded: LoadedRecipe) -> list[Any]:
     """The four stages and the pipeline of a recipe; the pipeline with its schedule."""
-    from prefect.deployments.runner import EntrypointType
     from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.evaluate import evaluate
     from flows.label import label

@@ -64,7 +64,7 @@ def status(recipe: str, overrides: Sequence[str], store: str | None, *, as_json:
         size = f" (about {plan.bytes_to_write:,} bytes)" if plan.bytes_to_write else ""
         table.add_row(f"{plan.stage} {plan.name}".strip(), state, plan.why + size)
     console.print_table(table)
-    console.print_table(console.places([("store", project.store.url)]))
+    console.print_places([("store", project.store.url)])
     return 0
 
 

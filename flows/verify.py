@@ -48,6 +48,9 @@ def _repair(folder: Folder, faults: list[Fault], recipe: str) -> int:
             record = layout.record_file(shard.split, shard.ordinal, shard.fingerprint)
             folder.delete(f"{layout.RECORDS}/{record}")
             folder.delete(f"{layout.SHARDS}/{shard.file}")
+        elif f"/{layout.MANIFESTS}/" in fault.url:
+            # An earlier state whose list is lost cannot be made again; this one is written anew.
+            folder.delete(f"{layout.MANIFESTS}/{fault.url.rpartition('/')[2]}")
     if said is None:
         return _label_again(folder, recipe)
     content, recipe_folder = said

@@ -51,3 +51,12 @@ class ServerError(SoftlabelError, RuntimeError):
 
 class GateError(SoftlabelError, AssertionError):
     """A report does not meet a gate of the recipe."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line, with its type where it says a word or nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return text if " " in text else f"{name}: {text}".removesuffix(": ")

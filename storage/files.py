@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.errors import StoreError
+from storage.errors import StoreError, one_line
 
 TEMPORARY_SUFFIX = ".tmp"
 _STALE_AFTER_SECONDS = 3600.0
@@ -165,15 +165,6 @@ class Folder:
             if isinstance(error, FileNotFoundError):
                 raise StoreError(f"cannot {verb} {where}: there is no such file") from error
             raise StoreError(f"cannot {verb} {where}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, in one line, with its type where it says a word or nothing."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return text if " " in text else f"{name}: {text}".removesuffix(": ")
 
 
 def _write_local(path: Path, content: bytes) -> None:

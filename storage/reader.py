@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage import layout, schema
-from storage.errors import IntegrityError, MissingProductError, SoftlabelError, StoreError
-from storage.files import Folder, one_line
+from storage.errors import IntegrityError, MissingProductError, SoftlabelError, StoreError, one_line
+from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.records import Manifest, ShardRecord, parse, read_record
 from storage.rows import Column

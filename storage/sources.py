@@ -20,8 +20,8 @@ import polars as pl
 import pyarrow as pa
 
 from storage import layout
-from storage.errors import DataError, IntegrityError
-from storage.files import Folder, one_line
+from storage.errors import DataError, IntegrityError, one_line
+from storage.files import Folder
 from storage.identity import Json, digest_of_bytes, fingerprint
 from storage.records import read_record, write_record
 from storage.rows import Array, Column, Ragged
@@ -99,7 +99,7 @@ def load_columns(source: str, wanted: Iterable[str]) -> dict[str, Column]:
     Raises:
         DataError: the source cannot be read, or has no such column.
     """
-    content = load_target(source)() if is_target(source) else _read_file(source)
+    content = _call(source) if is_target(source) else _read_file(source)
     table = _as_mapping(content, source)
     columns: dict[str, Column] = {}
     for name in wanted:
@@ -114,6 +114,16 @@ def load_columns(source: str, wanted: Iterable[str]) -> dict[str, Column]:
     if 0 in lengths.values():
         raise DataError(f"data.source {source!r} has no rows")
     return columns
+
+
+def _call(target: str) -> Any:
+    function = load_target(target)
+    try:
+        return function()
+    except Exception as error:
+        raise DataError(
+            f"the target {target!r} failed: {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def _target_stamp(source: str, version: str | None) -> Json | None:

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from storage import layout, schema
 from storage.files import Folder
-from storage.identity import canonical_json, digest_of_bytes, digest_of_digests, digest_of_table
+from storage.identity import canonical_json, digest_of_bytes, digest_of_digests
 from storage.records import ShardRecord, write_record
 from storage.rows import Ragged, Rows, num_rows
 from storage.spec import LabelSetSpec
+from storage.tables import digest_of_table
 
 _ZSTD_LEVEL = 3
 

@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_
 from storage.identity import Json
 from storage.options import ColumnName, Options, SplitName, Temperature, built
 
+TEACHER = "teacher"
+"""What the teacher is called among the models; no student has this name."""
 Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 Limit = Annotated[str, Field(pattern=r"^\s*(>=|<=|==|>|<)\s*[-+]?[.\d]+([eE][-+]?\d+)?\s*$")]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -19,9 +19,9 @@ from storage.options import DataOptions
 from storage.reader import LabelSet
 from storage.summary import describe_label_set, samples_of
 from tasks.gates import check_gates
-from tasks.intents import TEACHER, Intent
+from tasks.intents import Intent
 from tasks.nn.metrics import Bootstrap, Results, compare, figures
-from tasks.options import EvaluationOptions, StudentOptions
+from tasks.options import TEACHER, EvaluationOptions, StudentOptions
 from tasks.render import render_html, render_markdown
 from tasks.score import read_results
 

@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from storage.errors import ModelError
-from storage.files import one_line
+from storage.errors import ModelError, one_line
 from storage.spec import InputSpec
 from tasks.nn.batch import by_position
 from tasks.nn.models import count_classes, probe_inputs
@@ -157,14 +156,19 @@ def _session(content: bytes, device: torch.device, where: str) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     wanted = "CUDAExecutionProvider" if device.type == "cuda" else "CPUExecutionProvider"
+    _require_provider(wanted, onnxruntime.get_available_providers(), where)
     providers = list(dict.fromkeys([wanted, "CPUExecutionProvider"]))
     try:
         session = onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:
         raise ModelError(f"{where}: ONNX Runtime cannot load it: {one_line(error)}") from error
-    if wanted not in session.get_providers():
-        raise ModelError(
-            f"{where}: ONNX Runtime did not load {wanted}, it has {session.get_providers()}; "
-            "install onnxruntime-gpu, or say execution.device: cpu"
-        )
+    _require_provider(wanted, session.get_providers(), where)
     return session
+
+
+def _require_provider(wanted: str, found: Sequence[str], where: str) -> None:
+    if wanted not in found:
+        raise ModelError(
+            f"{where}: ONNX Runtime did not load {wanted}, it has {list(found)}; install "
+            "onnxruntime-gpu, or say execution.device: cpu"
+        )

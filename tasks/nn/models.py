@@ -12,8 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ModelError
-from storage.files import one_line
+from storage.errors import ModelError, one_line
 from storage.spec import InputSpec
 from storage.targets import load_target
 from tasks.options import CnnOptions, MlpOptions, ModelOptions, TargetOptions

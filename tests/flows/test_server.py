@@ -14,18 +14,15 @@ from pathlib import Path
 import pytest
 
 from flows import environment
+from flows.prefect_home import configured_api_url
 from flows.server import (
     LocalServer,
-    ServerFiles,
-    ServerState,
     _last_lines,
     _open_log,
     _server_environment,
-    configured_api_url,
     is_healthy,
-    read_state,
-    try_lock,
 )
+from flows.server_files import ServerFiles, ServerState, read_state, try_lock
 from storage.errors import ServerError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +33,6 @@ import sys
 from flows import environment
 environment.prepare()
 from flows.server import LocalServer
-from storage.errors import ServerError
 server = LocalServer()
 server.start(seconds=float(sys.argv[1]))
 try:

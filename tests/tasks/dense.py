@@ -56,7 +56,7 @@ def soft_loss(student_PC, teacher_PC, kept, mask_P, temperature, tail) -> torch.
     """
     total = student_PC.new_zeros(())
     num_classes = student_PC.shape[1]
-    for place in np.flatnonzero(np.asarray(mask_P)):
+    for place in mask_P.nonzero().flatten().tolist():
         log_p_C = torch.log_softmax(teacher_PC[place].double() / temperature, dim=0)
         log_q_C = torch.log_softmax(student_PC[place] / temperature, dim=0)
         with_mass = [number for number in kept[place] if log_p_C[number] > -np.inf]
@@ -70,15 +70,15 @@ def soft_loss(student_PC, teacher_PC, kept, mask_P, temperature, tail) -> torch.
             log_p_rest = torch.logsumexp(log_p_C[left], dim=0)
             log_q_rest = torch.logsumexp(log_q_C[left], dim=0)
             total = total + log_p_rest.exp() * (log_p_rest - log_q_rest)
-    return total * temperature**2 / max(int(np.sum(mask_P)), 1)
+    return total * temperature**2 / max(int(mask_P.sum()), 1)
 
 
 def hard_loss(student_PC, label_P, mask_P, smoothing) -> torch.Tensor:
     """Cross-entropy with a label that is smoothed over all classes."""
     total = student_PC.new_zeros(())
-    for place in np.flatnonzero(np.asarray(mask_P)):
+    for place in mask_P.nonzero().flatten().tolist():
         if label_P[place] < 0:
             continue
         log_q_C = torch.log_softmax(student_PC[place], dim=0)
         total = total - (1 - smoothing) * log_q_C[label_P[place]] - smoothing * log_q_C.mean()
-    return total / max(int(np.sum(mask_P)), 1)
+    return total / max(int(mask_P.sum()), 1)

@@ -3,6 +3,7 @@
 Shape letters: P positions, C classes, K kept.
 """
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -66,7 +67,7 @@ def _close(found, wanted, tolerance=1e-10):
     st.sampled_from([0.0, 0.3, 1.0]),
     st.sampled_from([0.0, 0.1]),
 )
-@settings(max_examples=400)
+@settings(max_examples=150)
 def test_value_and_gradient_are_those_of_the_dense_loss(case, tail, at, weight, smoothing):
     student_PC, teacher_PC, batch, kept = case
     options = LossOptions(soft_weight=weight, tail=tail, temperature=at, label_smoothing=smoothing)
@@ -184,8 +185,8 @@ def test_parts_and_mixture():
     torch.manual_seed(0)
     teacher_PC, student_PC = torch.randn(2, 4, 5)
     batch = batch_of(teacher_PC, torch.tensor([0, 1, 2, 3]), 2, (2.0, 1.0))
-    parts = distillation_loss(student_PC, batch, LossOptions(soft_weight=0.25, hard_weight=3.0))
-    torch.testing.assert_close(parts.total, 0.25 * parts.soft + 3.0 * parts.hard)
+    parts = distillation_loss(student_PC, batch, LossOptions(soft_weight=0.25, hard_weight=0.5))
+    torch.testing.assert_close(parts.total, 0.25 * parts.soft + 0.5 * parts.hard)
     assert distillation_loss(student_PC, batch, LossOptions(soft_weight=1.0)).hard is None
     assert distillation_loss(student_PC, batch, LossOptions(soft_weight=0.0)).soft is None
 
@@ -259,7 +260,6 @@ class _Large(TorchDispatchMode):
         super().__init__()
         self.size_bytes = size_bytes
         self.made = Counter()
-        self._alive = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -267,7 +267,6 @@ class _Large(TorchDispatchMode):
             if isinstance(entry, torch.Tensor):
                 storage = entry.untyped_storage()
                 if storage.nbytes() >= self.size_bytes:
-                    self._alive.append(entry)
                     self.made[storage.data_ptr()] += 1
         return result
 
@@ -298,8 +297,6 @@ def test_another_temperature_is_refused_with_the_stored_ones():
 
 
 def test_a_soft_loss_without_soft_labels_is_refused():
-    import dataclasses
-
     batch = batch_of(torch.randn(2, 4), torch.tensor([0, 1]), 2, (1.0,))
     hard_only = dataclasses.replace(
         batch,
