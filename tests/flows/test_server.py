@@ -33,6 +33,7 @@ import sys
 from flows import environment
 environment.prepare()
 from flows.server import LocalServer
+from storage.errors import ServerError
 server = LocalServer()
 server.start(seconds=float(sys.argv[1]))
 try:

@@ -16,6 +16,7 @@ from storage.corpus import Corpus
 from storage.files import Folder
 from storage.options import LabelOptions, Task
 from storage.reader import LabelSet
+from storage.records import write_record
 from storage.rows import Ragged
 from storage.spec import CorpusForm, InputSpec, spec_of
 from tasks.label import finish_label_set, label_shards
@@ -166,6 +167,7 @@ def label_set(
     folder = store / layout.product(layout.LABELS, fingerprint)
     spec = spec_of(corpus.form, options, teacher.num_classes, None)
     index = corpus.index(options.positions_per_shard)
+    write_record(folder, layout.SPEC, spec)
     plan = plan_labels(folder, fingerprint, index)
     label_shards(folder, plan.missing, spec, corpus, teacher, options.batch_size, lambda _: None)
     finish_label_set(folder, fingerprint, spec, plan_labels(folder, fingerprint, index).records)

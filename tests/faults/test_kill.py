@@ -1,0 +1,115 @@
+"""Killed with -9 at any moment and started again: same digest, same weights, nothing twice."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from storage.files import Folder
+from storage.verify import verify
+from tests.faults.command import Command, records, result_of, until, weights
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The digits recipe, shorter, in many shards, and with a checkpoint after every step."""
+    content = yaml.safe_load((ROOT / "deployments/recipes/digits.yaml").read_text())
+    trainings = [content["teacher"], *content["students"].values()]
+    for trained in trainings:
+        trained["training"] |= {"epochs": 6, "checkpoint_seconds": 0}
+    content["labels"]["positions_per_shard"] = 32
+    content["evaluation"]["gates"] = {}
+    path = tmp_path_factory.mktemp("recipe") / "digits.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe, prefect_home, tmp_path_factory):
+    command = Command(recipe, tmp_path_factory.mktemp("reference"), prefect_home)
+    result = command.finish()
+    until(lambda: not command.processes(), "the end of all processes", seconds=30.0)
+    return result, command.store
+
+
+def files(store: Path, pattern: str, count: int) -> Callable[[], bool]:
+    return lambda: len(list(store.glob(pattern))) >= count
+
+
+def moments(store: Path) -> list[Callable[[], bool]]:
+    """Moments of all stages, in the order in which a run meets them."""
+    return [
+        lambda: True,
+        files(store, "corpora/*.json", 0),
+        files(store, "teachers/*/checkpoints/*", 1),
+        files(store, "teachers/*/checkpoints/*", 2),
+        files(store, "teachers/*/card.json", 1),
+        files(store, "labels/*/spec.json", 1),
+        files(store, "labels/*/records/*", 3),
+        files(store, "labels/*/records/*", 20),
+        files(store, "labels/*/manifest.json", 1),
+        files(store, "students/*/checkpoints/*", 1),
+        files(store, "students/*/card.json", 1),
+        files(store, "students/*/checkpoints/*", 2),
+        files(store, "students/*/card.json", 2),
+        files(store, "predictions/*/card.json", 1),
+        files(store, "reports/*/report.json", 1),
+    ]
+
+
+def test_killed_at_moments_of_all_stages_it_ends_as_if_it_had_not_been(
+    recipe, prefect_home, uninterrupted, tmp_path
+):
+    expected, reference = uninterrupted
+    command = Command(recipe, tmp_path / "store", prefect_home)
+    chance = random.Random(0)
+    kills = 0
+    committed: dict[str, int] = {}
+    for reached in moments(command.store):
+        kills += command.kill_when(reached, delay=chance.uniform(0.0, 0.3))
+        now = records(command.store)
+        assert committed.items() <= now.items(), "a committed shard was made again"
+        committed = now
+    assert kills >= 10
+    result = command.finish()
+    assert committed.items() <= records(command.store).items()
+    assert result["stages"]["label"]["digest"] == expected["stages"]["label"]["digest"]
+    assert weights(command.store) == weights(reference)
+    assert list(verify(Folder.open(str(command.store)))) == []
+    assert not list(command.store.glob("*/*/checkpoints/*"))
+    until(lambda: not command.processes(), "the end of all processes", seconds=30.0)
+
+
+def test_a_finished_pipeline_only_looks(recipe, prefect_home, uninterrupted):
+    expected, store = uninterrupted
+    before = {file: file.stat().st_mtime_ns for file in store.rglob("*") if file.is_file()}
+    result = Command(recipe, store, prefect_home).finish()
+    assert {stage["status"] for stage in result["stages"].values()} == {"cached"}
+    assert result["stages"]["label"]["teacher_batches"] == 0
+    assert result["stages"]["label"]["digest"] == expected["stages"]["label"]["digest"]
+    after = {file: file.stat().st_mtime_ns for file in store.rglob("*") if file.is_file()}
+    assert before == after
+
+
+def test_two_runs_at_once_make_one_label_set(recipe, prefect_home, uninterrupted, tmp_path):
+    expected, reference = uninterrupted
+    command = Command(recipe, tmp_path / "store", prefect_home)
+    both = [command.start(), command.start()]
+    results = [result_of(process) for process in both]
+    digests = {result["stages"]["label"]["digest"] for result in results}
+    assert digests == {expected["stages"]["label"]["digest"]}
+    assert weights(command.store) == weights(reference)
+    assert list(verify(Folder.open(str(command.store)))) == []
+    until(lambda: not command.processes(), "the end of all processes", seconds=30.0)

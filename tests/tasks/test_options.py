@@ -1,0 +1,173 @@
+"""What a recipe may say about teachers, students and evaluation."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.options import (
+    EvaluationOptions,
+    FitTeacherOptions,
+    LossOptions,
+    ModelOptions,
+    OnnxTeacherOptions,
+    SoftLoss,
+    StudentOptions,
+    Tail,
+    TeacherChoice,
+    TorchTeacherOptions,
+    TrainingOptions,
+)
+
+MODEL = TypeAdapter(ModelOptions)
+TEACHER = TypeAdapter(TeacherChoice)
+
+
+def refused(function, *words):
+    with pytest.raises(ValidationError) as caught:
+        function()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_defaults():
+    loss = LossOptions()
+    assert (loss.soft, loss.tail, loss.soft_weight, loss.hard_share, loss.temperature) == (
+        SoftLoss.FORWARD_KL,
+        Tail.REST,
+        0.5,
+        0.5,
+        None,
+    )
+    student = StudentOptions.model_validate({"model": {"kind": "mlp"}})
+    assert student.loss == loss
+    assert student.training == TrainingOptions()
+
+
+@pytest.mark.parametrize(
+    ("said", "hard"),
+    [
+        ({"soft_weight": 0.9}, 0.1),
+        ({"soft_weight": 1.0}, 0.0),
+        ({"soft_weight": 0.0}, 1.0),
+        ({"soft_weight": 0.5, "hard_weight": 0.0}, 0.0),
+        ({"soft_weight": 1.0, "hard_weight": 1.0}, 1.0),
+    ],
+)
+def test_the_share_of_the_hard_loss(said, hard):
+    assert LossOptions(**said).hard_share == pytest.approx(hard)
+
+
+def test_there_must_be_something_to_learn():
+    refused(lambda: LossOptions(soft_weight=0.0, hard_weight=0.0), "nothing to learn")
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "jsd", "skew_kl", "mse", "sampled"])
+def test_a_planned_loss_is_refused_as_not_built(name):
+    refused(lambda: LossOptions(soft=name), f"'{name}' is not built yet; there is: forward_kl")
+
+
+@pytest.mark.parametrize("name", ["huggingface", "ensemble"])
+def test_a_planned_teacher_is_refused_as_not_built(name):
+    refused(lambda: TEACHER.validate_python({"kind": name}), "is not built yet; there is: fit, ")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"soft": "kullback"},
+        {"soft_weight": 1.1},
+        {"hard_weight": -0.1},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"tail": "cut"},
+        {"label_smoothing": 1.0},
+        {"weight": 1.0},
+    ],
+)
+def test_a_wrong_loss_is_refused(said):
+    refused(lambda: LossOptions(**said), next(iter(said)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"optimizer": "lion"},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("inf")},
+        {"warmup": 1.5},
+        {"clip_norm": 0.0},
+        {"seed": -1},
+        {"window": 0},
+        {"checkpoint_seconds": -1.0},
+    ],
+)
+def test_wrong_training_is_refused(said):
+    refused(lambda: TrainingOptions(**said), next(iter(said)))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ({"kind": "fit", "model": {"kind": "mlp"}}, FitTeacherOptions),
+        ({"kind": "torch", "target": "a.b:c", "weights": "w.safetensors"}, TorchTeacherOptions),
+        ({"kind": "onnx", "path": "m.onnx"}, OnnxTeacherOptions),
+    ],
+)
+def test_the_kind_of_a_teacher_decides_its_options(said, kind):
+    assert type(TEACHER.validate_python(said)) is kind
+    refused(lambda: TEACHER.validate_python({**said, "other": 1}), "other")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"kind": "lstm"},
+        {"kind": "mlp", "hidden": [0]},
+        {"kind": "mlp", "dropout": 1.0},
+        {"kind": "cnn", "hidden": [3]},
+        {"kind": "torch"},
+        {"kind": "torch", "target": "no/path.py"},
+        {"kind": "torch", "target": "module"},
+    ],
+)
+def test_a_wrong_model_is_refused(said):
+    refused(lambda: MODEL.validate_python(said))
+
+
+@pytest.mark.parametrize("limit", [">= 0.9", "<0.1", "== 1", "> -1.5e-3", "  <= .5"])
+def test_a_gate_has_a_limit(limit):
+    assert EvaluationOptions(gates={"a.test.nll": limit}).gates == {"a.test.nll": limit}
+
+
+@pytest.mark.parametrize("limit", ["0.9", "=> 1", ">= much", "", "> 1 or so"])
+def test_a_gate_without_one_is_refused(limit):
+    refused(lambda: EvaluationOptions(gates={"a.test.nll": limit}), "gates")
+
+
+def test_when_to_save_is_no_part_of_what_is_made():
+    rare, often = TrainingOptions(checkpoint_seconds=600), TrainingOptions(checkpoint_seconds=0)
+    assert rare.identity() == often.identity()
+    assert TrainingOptions(window=3).identity() != rare.identity()
+
+
+def test_where_weights_lie_is_no_part_of_what_they_make():
+    here, there = (OnnxTeacherOptions(kind="onnx", path=path) for path in ("a.onnx", "b.onnx"))
+    assert here.identity() == there.identity()
+    torch_here, torch_there = (
+        TorchTeacherOptions(kind="torch", target="a:b", weights=path) for path in ("a", "b")
+    )
+    assert torch_here.identity() == torch_there.identity()
+
+
+@pytest.mark.parametrize(
+    "module", ["tasks.options", "tasks.intents", "tasks.progress", "tasks.planning"]
+)
+def test_importing_it_loads_nothing_heavy(module):
+    heavy = ["torch", "onnx", "onnxruntime", "transformers", "sklearn", "prefect", "matplotlib"]
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
