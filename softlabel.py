@@ -1,12 +1,10 @@
 """The public names of softlabel, for scripts of your own.
 
-    from softlabel import LabelSet, LabelSource, Stream
-
-    labels = LabelSet.open("store/labels/<fingerprint>")
-    for batch in Stream(LabelSource(labels, "train"), batch_size=64):
-        ...
+Three lines stream a label set: `labels = LabelSet.open(url)`,
+`stream = Stream(LabelSource(labels, "train"), batch_size=64)`, `for batch in stream: ...`.
 """
 
+from flows.project import open_labels
 from flows.recipe import Recipe, load_recipe
 from storage.errors import SoftlabelError
 from storage.reader import LabelSet
@@ -29,4 +27,5 @@ __all__ = [
     "entry_log_probs",
     "kept_log_probs",
     "load_recipe",
+    "open_labels",
 ]

@@ -252,6 +252,15 @@ class Project:
         return identity.fingerprint(asked)
 
 
+def open_labels(recipe: str, store: str | None = None) -> LabelSet:
+    """The newest finished label set of a recipe.
+
+    Raises:
+        MissingProductError: the label stage has not run.
+    """
+    return Project.open(recipe, None, store).require_labels()[0]
+
+
 @contextlib.contextmanager
 def shared(project: Project) -> Iterator[None]:
     """Let flows that open the same recipe meanwhile use this project and what it has read."""

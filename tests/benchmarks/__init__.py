@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: `make bench`. None of them is a test."""

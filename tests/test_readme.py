@@ -1,0 +1,129 @@
+"""Every command and example of the README runs, in the order in which it is written there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MAKE_TARGETS = ("demo", "test")
+
+
+def blocks(language: str) -> list[str]:
+    return [content for kind, content in BLOCK.findall(README) if kind == language]
+
+
+def commands() -> list[str]:
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def command_line(command: str) -> list[str]:
+    """A command of the README with the programs of this environment."""
+    words = shlex.split(command)
+    programs = {"softlabel": ["-m", "flows.cli"], "prefect": ["-m", "prefect"]}
+    return [sys.executable, *programs[words[0]], *words[1:]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The repository's recipes, and the README's files, where the commands are given."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "deployments", folder / "deployments")
+    (folder / "wine.py").write_text(next(b for b in blocks("python") if "def data" in b))
+    (folder / "wine.yaml").write_text(next(b for b in blocks("yaml") if "wine" in b))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    home = tmp_path_factory.mktemp("prefect")
+    kept = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return kept | {"PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str], target: str = "") -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    if target:
+        (folder / target).write_text(done.stdout)
+    return done.stdout
+
+
+def serve_until_it_answers(folder: Path, environment: dict[str, str], command: list[str]) -> None:
+    served = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert served.stdout is not None
+    try:
+        lines = [served.stdout.readline().decode() for _ in range(6)]
+        assert lines[0].startswith("Prefect UI  http://127.0.0.1:")
+        flows = ("pipeline", "teacher", "label", "train", "evaluate")
+        assert [line.strip() for line in lines[1:]] == [f"{flow}/digits" for flow in flows]
+    finally:
+        served.send_signal(signal.SIGINT)
+        served.communicate(timeout=60)
+
+
+def test_the_make_targets_of_the_readme_exist():
+    named = [command.split()[1] for command in commands() if command.startswith("make ")]
+    assert sorted(named) == sorted(MAKE_TARGETS)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{target}: install\n" in makefile for target in named)
+
+
+def test_every_file_that_the_readme_links_to_exists():
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_recipes_of_the_readme_are_right(folder):
+    from flows.recipe import load_recipe
+
+    assert load_recipe(str(folder / "wine.yaml")).recipe.name == "wine"
+    for block in blocks("yaml"):
+        assert yaml.safe_load(block)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_command_of_the_readme_runs(folder, environment):
+    ran = 0
+    for command in commands():
+        if command.startswith("make "):
+            continue
+        words, _, target = command.partition(" > ")
+        if words.startswith("softlabel serve"):
+            serve_until_it_answers(folder, environment, command_line(words))
+        elif words.startswith("prefect "):
+            continue  # these need a running server: see test_serve.py
+        else:
+            run(command_line(words), folder, environment, target)
+        ran += 1
+    assert ran >= 9
+    for block in blocks("python"):
+        run([sys.executable, "-W", "ignore", "-c", block], folder, environment)
+
+
+@pytest.mark.slow
+def test_the_finished_example_only_looks(folder, environment):
+    started = time.monotonic()
+    output = run(command_line("softlabel run wine.yaml"), folder, environment)
+    assert "completed" not in output, time.monotonic() - started
