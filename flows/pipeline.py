@@ -16,6 +16,7 @@ from flows.evaluate import evaluate
 from flows.history import RunHistory
 from flows.label import label
 from flows.project import Project, shared
+from flows.stale import marked
 from flows.teacher import teacher
 from flows.train import train
 from flows.watch import end_with_parent
@@ -61,7 +62,8 @@ def pipeline(
         "evaluate": lambda: evaluate(**asked, students=students),
     }
     records: dict[str, Any] = {}
-    with shared(project), RunHistory.of(project, engine.flow_run_id()) as history:
+    run_id = engine.flow_run_id()
+    with shared(project), marked(run_id), RunHistory.of(project, run_id) as history:
         for stage in STAGES:
             if stages is None or stage in stages:
                 records[stage] = run[stage]()

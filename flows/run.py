@@ -63,11 +63,13 @@ def _run_pipeline(server: LocalServer | None, asked: dict[str, Any]) -> tuple[di
 
     from flows import engine
     from flows.pipeline import pipeline
+    from flows.stale import mark_crashed
 
     engine.quiet_libraries()
     if server is not None:
         with console.waiting("starting the Prefect server"):
             server.wait()
+            mark_crashed()
     # A heartbeat costs a second at the end of every flow run; nobody waits for it here.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), console.progress():
         state: Any = pipeline(**asked, return_state=True)
