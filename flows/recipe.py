@@ -7,6 +7,7 @@ line for each fault: the path of the field, what was expected, what came.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,9 @@ class Recipe(Options):
     def _parts_fit_together(self) -> Self:
         classes = self.data.num_classes
         if classes is not None and self.labels.keep == "top_k" and self.labels.k > classes:
-            raise ValueError(f"labels.k: expected at most data.classes ({classes})")
+            raise ValueError(
+                f"labels.k: expected at most data.classes ({classes}), got {self.labels.k}"
+            )
         known = self._named_splits()
         for split in (*self.evaluation.splits, TRAIN) if known else ():
             if split not in known:
@@ -151,13 +154,17 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{source}: {_fault(entry, raw)}" for entry in error.errors()]
-        raise RecipeError("\n".join(dict.fromkeys(lines))) from error
+        lines = [f"{source}: {fault}" for fault in _faults(error.errors(), raw)]
+        raise RecipeError("\n".join(lines)) from error
 
 
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of recipes, for editors."""
     schema = Recipe.model_json_schema()
+    # A single column needs no list around it.
+    inputs = schema["$defs"]["DataOptions"]["properties"]["inputs"]
+    one = {**inputs["items"], **{key: inputs.pop(key) for key in ("description", "title")}}
+    schema["$defs"]["DataOptions"]["properties"]["inputs"] = {"anyOf": [inputs, one]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -178,7 +185,20 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         raise RecipeError(f"{source} is no YAML: {one_line(error)}") from error
     if not isinstance(raw, dict):
         raise RecipeError(f"{source}: expected a recipe with name, data, teacher and so on")
-    return raw
+    try:
+        unshared: dict[str, Any] = _unshared(raw)
+    except RecursionError as error:
+        raise RecipeError(f"{source}: an alias holds itself, expected an end") from error
+    return unshared
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which each YAML alias is a value of its own, so that an override changes one."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unshared(inner) for inner in value]
+    return value
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -206,47 +226,77 @@ def _store_url(given: str | None, said: str, folder: Path) -> str:
     return said if "://" in said else str((folder / Path(said).expanduser()).resolve())
 
 
-def _fault(error: Any, raw: dict[str, Any]) -> str:
-    """One line: the path of the field, what was expected, what came."""
-    path, given = _path(error["loc"], raw)
-    field = ".".join(path)
+def _faults(errors: Sequence[Any], raw: dict[str, Any]) -> list[str]:
+    """One line for each field: its path, what was expected, what came.
+
+    Of a value that may have several forms, pydantic says a fault for each form: those of one field
+    are joined, and a form that goes deeper is the one that was meant.
+    """
+    found: dict[tuple[str, ...], tuple[list[str], str]] = {}
+    for error in errors:
+        path, given = _path(error, raw)
+        message, got = _message(error, path, given)
+        messages, _ = found.setdefault(tuple(path), ([], got))
+        if message not in messages:
+            messages.append(message)
+    deeper = {path[:depth] for path in found for depth in range(1, len(path))}
+    return [
+        f"{'.'.join(path)}: ".removeprefix(": ")
+        + " or ".join(messages).replace(" or expected ", " or ")
+        + got
+        for path, (messages, got) in found.items()
+        if path not in deeper
+    ]
+
+
+def _message(error: Any, path: list[str], given: Any) -> tuple[str, str]:
+    """What was expected, and what came."""
     kind, message = error["type"], str(error["msg"])
     if kind == "extra_forbidden":
-        return f"{field}: no such field{_suggestion(path)}"
-    if kind == "missing":
-        return f"{field}: expected a value, it is missing"
-    if kind == "union_tag_not_found":
-        return f"{field}: expected a kind, it is missing"
+        return f"no such field{_suggestion(path)}", ""
+    if kind in _ABSENT:
+        return "expected a value, it is missing", ""
     if kind == "union_tag_invalid":
-        expected = error["ctx"]["expected_tags"]
-        return f"{field}.kind: expected one of {expected}, got {error['ctx']['tag']!r}"
-    message = message.removeprefix("Value error, ").replace("Input should be", "expected")
-    message = message.replace("String should", "expected text that should")
-    if not field:
-        return message
-    shown = "" if isinstance(given, dict) else f", got {given!r}"
-    return f"{field}: {message}{shown}"
+        return f"expected one of {error['ctx']['expected_tags']}", f", got {error['ctx']['tag']!r}"
+    message = message.removeprefix("Value error, ")
+    for theirs, ours in _PHRASES.items():
+        message = re.sub(theirs, ours, message)
+    return message, "" if isinstance(given, dict) or not path else f", got {given!r}"
 
 
-def _path(location: Sequence[str | int], raw: Any) -> tuple[list[str], Any]:
+_ABSENT = ("missing", "union_tag_not_found")
+_PHRASES = {
+    r"^Input should be": "expected",
+    r"^String should match": "expected text that matches the",
+    r"^(String|Tuple|List) should have": "expected",
+    r" after validation, not \d+$": "",
+    r"a valid tuple": "a list",
+    r"a valid dictionary( or instance of \w+)?$": "a mapping",
+}
+
+
+def _path(error: Any, raw: Any) -> tuple[list[str], Any]:
     """A fault's place in the recipe as it was written, the names of union members left out."""
     path: list[str] = []
     place = raw
+    location = error["loc"]
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        location = (*location, "kind")
     for position, part in enumerate(location):
-        if isinstance(place, dict) and part not in place and position + 1 < len(location):
-            continue
-        if isinstance(part, str) and part.startswith("function-"):
+        if part == "[key]":
+            return path[:-1], path[-1]
+        if isinstance(place, dict) and part in place:
+            place = place[part]
+        elif isinstance(place, list | tuple) and isinstance(part, int):
+            place = place[part]
+        elif position + 1 < len(location) or error["type"] not in _ABSENT:
             continue
         path.append(str(part))
-        try:
-            place = place[part]
-        except (KeyError, IndexError, TypeError):
-            place = None
     return path, place
 
 
 def _suggestion(path: Sequence[str]) -> str:
-    known = sorted(_field_names(recipe_schema()))
+    known = sorted(_field_names(recipe_schema()) - {path[-1]})
     close = difflib.get_close_matches(path[-1], known, n=1)
     return f"; did you mean {close[0]!r}?" if close else "; softlabel schema lists all fields"
 

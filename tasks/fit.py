@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from storage import layout
-from storage.errors import NotFiniteError
+from storage.errors import ModelError, NotFiniteError, SoftlabelError, one_line
 from storage.files import Folder
 from storage.spec import InputSpec
 from tasks.checkpoints import Checkpoints
@@ -168,6 +168,13 @@ def _step(trainer: Trainer, batch: Any, where: str) -> StepResult:
         return trainer.step(batch)
     except NotFiniteError as error:
         raise NotFiniteError(f"{where}: {error}") from error
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        if isinstance(error, SoftlabelError):
+            raise
+        raise ModelError(
+            f"{where}.model: step {trainer.step_number} failed on {batch.num_samples} samples: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def _row(step: int, epoch: int, result: StepResult) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from storage import layout
 from storage.cards import Card, publish
@@ -112,7 +113,7 @@ def build_report(
         "notes": list(NOTES),
     }
     report["gates"] = check_gates(report, options.gates)
-    return report
+    return cast("dict[str, Any]", _finite(report))
 
 
 def publish_report(
@@ -147,6 +148,15 @@ def loss_facts(options: StudentOptions, temperature: float) -> dict[str, Any]:
         "temperature": loss.temperature or temperature,
         "tail": loss.tail.value,
     }
+
+
+def _finite(value: Any) -> Any:
+    """The same with null where a figure is infinite, as the NLL of a class without mass is."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _comparisons(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from storage import layout
@@ -20,7 +19,7 @@ from tasks.intents import Intent
 from tasks.nn.models import build_model, num_parameters
 from tasks.options import StudentOptions
 from tasks.stream import LabelSource
-from tasks.teachers import load_weights
+from tasks.weights import load_weights, weights_bytes
 
 
 def train_student(
@@ -52,7 +51,7 @@ def train_student(
         num_classes=labels.spec.num_classes,
     )
     fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
-    weights = save_safetensors(fitted.model.state_dict())
+    weights = weights_bytes(fitted.model)
     card = publish(
         store,
         layout.STUDENTS,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_safetensors
 
 from storage import layout
 from storage.cards import Card, publish, read_file
@@ -29,7 +28,8 @@ from tasks.options import (
     TorchTeacherOptions,
 )
 from tasks.stream import MemorySource
-from tasks.teachers import OnnxTeacher, Teacher, TorchTeacher, load_weights
+from tasks.teachers import OnnxTeacher, Teacher, TorchTeacher
+from tasks.weights import load_weights, weights_bytes
 
 WHERE = "teacher"
 
@@ -60,7 +60,7 @@ def fit_teacher(
         num_classes=num_classes,
     )
     fitted = fit(job, MemorySource.of(corpus, TRAIN), validation, folder, device)
-    weights = save_safetensors(fitted.model.state_dict())
+    weights = weights_bytes(fitted.model)
     card = publish(
         store,
         layout.TEACHERS,

@@ -12,8 +12,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from storage.errors import ModelError, one_line
@@ -95,19 +93,6 @@ class OnnxTeacher:
         return by_position(torch.from_numpy(values))
 
 
-def load_weights(model: nn.Module, content: bytes, source: str) -> None:
-    """Fill a module from safetensors.
-
-    Raises:
-        ModelError: the file is damaged, or made for another module.
-    """
-    try:
-        tensors = load_safetensors(content)
-        model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError, ValueError) as error:
-        raise ModelError(f"the weights {source} do not fit the model: {one_line(error)}") from error
-
-
 _NUMPY_TYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -142,10 +127,13 @@ def _logits_output(model: Any, output: str | None, where: str) -> str:
         raise ModelError(
             f"{where}.output: the graph has no tensor {output!r}; its outputs are {outputs}"
         )
-    if made[output].op_type in ("Softmax", "Sigmoid"):
+    source = made[output]
+    while source.op_type in ("Identity", "Cast") and source.input[0] in made:
+        source = made[source.input[0]]
+    if source.op_type in ("Softmax", "Sigmoid"):
         raise ModelError(
-            f"{where}.output: {output!r} is the result of a {made[output].op_type}, expected "
-            f"logits; name the tensor before it: {made[output].input[0]!r}"
+            f"{where}.output: {output!r} is the result of a {source.op_type}, expected "
+            f"logits; name the tensor before it: {source.input[0]!r}"
         )
     if output not in outputs:
         model.graph.output.append(onnx.ValueInfoProto(name=output))

@@ -1,5 +1,6 @@
 """A store in a new folder, and models that were exported once for all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from tasks.export import onnx_bytes
 from tasks.nn.models import Mlp
 from tasks.options import MlpOptions
 from tests.tasks.toy import TOKENS, VECTOR, TokenModel
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """The tensors are tiny: further threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -36,6 +36,10 @@ def source(store):
     labels.close()
 
 
+def joined(batches):
+    return list(itertools.chain.from_iterable(batches))
+
+
 def ids_of(stream, epochs=1):
     """The ids of each batch, to the end of epoch number `epochs`."""
     found = []
@@ -49,7 +53,7 @@ def ids_of(stream, epochs=1):
 def test_an_epoch_gives_every_sample_once_and_the_last_batch_is_smaller(source, batch_size, window):
     stream = Stream(source, batch_size, seed=1, window=window)
     batches = ids_of(stream)
-    assert sorted(sum(batches, [])) == sorted(f"train-{n}" for n in range(SAMPLES))
+    assert sorted(joined(batches)) == sorted(f"train-{n}" for n in range(SAMPLES))
     sizes = [len(batch) for batch in batches]
     assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
     assert sizes[-1] == SAMPLES - sum(sizes[:-1])
@@ -64,12 +68,12 @@ def test_epochs_and_seeds_differ_and_repeat(source):
 
 
 def test_the_sequence_of_samples_is_the_same_for_any_batch_size(source):
-    orders = [sum(ids_of(Stream(source, size, seed=3), 2), []) for size in (1, 4, 7)]
+    orders = [joined(ids_of(Stream(source, size, seed=3), 2)) for size in (1, 4, 7)]
     assert orders[0] == orders[1] == orders[2]
 
 
 def test_without_shuffling_it_is_the_stored_order(source):
-    assert sum(ids_of(Stream(source, 4, shuffle=False)), []) == [
+    assert joined(ids_of(Stream(source, 4, shuffle=False))) == [
         f"train-{n}" for n in range(SAMPLES)
     ]
 
@@ -158,7 +162,7 @@ def test_a_corpus_in_memory_streams_alike():
     assert source.group_sizes == (1024, 1024, 452)
     stream = Stream(source, 64, seed=1, window=2)
     batches = list(stream)
-    found = sum((list(batch.sample_ids) for batch in batches), [])
+    found = joined(batch.sample_ids for batch in batches)
     assert sorted(found) == sorted(f"train-{n}" for n in range(2500))
     first = batches[0]
     assert first.index_PK.shape == first.logit_PK.shape == (64, 0)

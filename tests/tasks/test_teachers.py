@@ -10,7 +10,8 @@ from torch import nn
 
 from storage.errors import ModelError
 from storage.spec import InputSpec
-from tasks.teachers import OnnxTeacher, TorchTeacher, load_weights
+from tasks.teachers import OnnxTeacher, TorchTeacher
+from tasks.weights import load_weights
 from tests.tasks.toy import TOKENS, VECTOR, TableModel
 
 CPU = torch.device("cpu")
@@ -142,7 +143,7 @@ def test_logits_of_another_rank_are_refused():
 
 def test_inputs_of_another_shape_are_refused():
     wide = InputSpec(name="x", dtype="float32", shape=(5,))
-    with pytest.raises(ModelError, match="the ONNX teacher failed: .*"):
+    with pytest.raises(ModelError, match="the ONNX teacher failed: "):
         OnnxTeacher(graph(), (wide,), CPU)
 
 

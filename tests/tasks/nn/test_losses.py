@@ -127,7 +127,7 @@ def test_the_gradient_written_by_hand_is_that_of_the_function(k, temperature):
 
 @given(cases(), st.sampled_from(TEMPERATURES))
 def test_kept_and_rest_of_the_student_are_its_dense_softmax(case, at):
-    student_PC, _, batch, kept = case
+    student_PC, _, _batch, kept = case
     present_PK = torch.ones_like(torch.tensor(kept), dtype=torch.bool)
     log_q_PK, log_rest_P = kept_log_probs(student_PC, torch.tensor(kept), present_PK, at)
     for place, logit_C in enumerate(student_PC.numpy()):
