@@ -30,6 +30,9 @@ from storage.writer import ranges
 
 _SPLIT_NAME = re.compile(SPLIT_NAME_PATTERN)
 
+CODE_VERSION = 1
+"""Raised by hand when the same data come to other rows or digests."""
+
 
 class ShardSamples(StoredModel):
     """The samples of one shard: their place in the split, and the digest of what they hold."""
@@ -121,7 +124,12 @@ def corpus_index(
     stamps = {split: sources.stamp(url, options.version) for split, url in urls.items()}
     if None in stamps.values():
         return Corpus.load(options, folder).index(positions_per_shard)
-    key = {"data": options.identity(), "stamps": stamps, "shard": positions_per_shard}
+    key = {
+        "code_version": CODE_VERSION,
+        "data": options.identity(),
+        "stamps": stamps,
+        "shard": positions_per_shard,
+    }
     name = layout.corpus_index(fingerprint(key))
     try:
         if store.exists(name):
