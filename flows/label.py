@@ -7,7 +7,7 @@ not made again.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,13 @@ class _Counts:
     shards_reused: int = 0
     teacher_batches: int = 0
     positions: int = 0
-    seconds: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, record: ShardRecord, batch_size: int) -> None:
+        """A shard was committed."""
+        self.shards_written += 1
+        self.teacher_batches += -(-record.rows // batch_size)
+        self.positions += record.positions
 
 
 @flow(name="label", persist_result=False)
@@ -113,13 +119,11 @@ def _make(
     with track("label", sum(plan.positions for plan in missing), "positions") as progress:
 
         def on_shard(record: ShardRecord) -> None:
-            counts.shards_written += 1
+            counts.add(record, project.recipe.labels.batch_size)
             progress.advance(record.positions, f"shard {counts.shards_written}/{len(missing)}")
 
         for start in range(0, len(missing), size):
-            _make_group(
-                project, labels, missing[start : start + size], corpus, teacher, on_shard, counts
-            )
+            _make_group(project, labels, missing[start : start + size], corpus, teacher, on_shard)
 
 
 def _make_group(
@@ -128,31 +132,29 @@ def _make_group(
     group: Sequence[ShardPlan],
     corpus: Corpus,
     teacher: Any,
-    on_shard: Any,
-    counts: _Counts,
+    on_shard: Callable[[ShardRecord], None],
 ) -> None:
     from tasks.label import LabelWork, label_shards
 
     batch_size = project.recipe.labels.batch_size
-    committed: set[int] = set()
+    committed = 0
 
     def work() -> LabelWork:
         # A second try makes only what the first one did not commit.
-        left = [plan for place, plan in enumerate(group) if place not in committed]
+        left = group[committed:]
         return label_shards(labels.folder, left, labels.spec, corpus, teacher, batch_size, commit)
 
     def commit(record: ShardRecord) -> None:
-        committed.add(len(committed))
+        nonlocal committed
+        committed += 1
         on_shard(record)
 
-    done = engine.run_task(
+    engine.run_task(
         "label-shards",
         work,
         project.recipe.execution,
         f"shards-{group[0].split}-{group[0].ordinal}-to-{group[-1].split}-{group[-1].ordinal}",
     )
-    counts.teacher_batches += done.teacher_batches
-    counts.positions += done.positions
 
 
 def _finish(project: Project, labels: Labels) -> LabelSet:
@@ -180,7 +182,7 @@ def _write_spec(project: Project, labels: Labels) -> None:
 def _record(labels: LabelSet, counts: _Counts, status: str) -> dict[str, Any]:
     return {
         "status": status,
-        "seconds": round(time.monotonic() - counts.seconds, 3),
+        "seconds": round(time.monotonic() - counts.started, 3),
         "url": labels.folder.url,
         "digest": labels.digest,
         "fingerprint": labels.manifest.fingerprint,

@@ -68,4 +68,5 @@ def pipeline(
             if stages is None or stage in stages:
                 records[stage] = run[stage]()
                 history.add(stage, records[stage])
+                engine.log(f"{stage} {records[stage]['status']}: {records[stage]['url']}")
     return {"name": project.name, "store": project.store.url, "stages": records}

@@ -285,9 +285,7 @@ def _path(error: Any, raw: Any) -> tuple[list[str], Any]:
     for position, part in enumerate(location):
         if part == "[key]":
             return path[:-1], path[-1]
-        if isinstance(place, dict) and part in place:
-            place = place[part]
-        elif isinstance(place, list | tuple) and isinstance(part, int):
+        if part in place if isinstance(place, dict) else isinstance(place, list):
             place = place[part]
         elif position + 1 < len(location) or error["type"] not in _ABSENT:
             continue

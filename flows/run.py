@@ -35,10 +35,8 @@ def run(
     names = project.chosen_students(students)
     environment.prepare()
     server = None if configured_api_url() else LocalServer()
-    if server is not None:
-        server.start()
-    if force or not all(plan.done for plan in plan_stages(project, names)):
-        threading.Thread(target=_import_models, daemon=True).start()
+    with console.waiting("starting"):
+        _start(server, project, names, stages, force=force)
     asked = {
         "recipe": recipe,
         "overrides": list(overrides) or None,
@@ -48,8 +46,32 @@ def run(
         "stages": list(stages) if stages else None,
     }
     with shared(project):
-        result, flow_run = _run_pipeline(server, asked)
+        result, flow_run = _run_pipeline(asked)
     return _finish(project, result, flow_run, local=server is not None, as_json=as_json)
+
+
+def _start(
+    server: LocalServer | None,
+    project: Project,
+    students: Sequence[str],
+    stages: Sequence[str] | None,
+    *,
+    force: bool,
+) -> None:
+    """Bring up the server; meanwhile look at the data and import what will be needed."""
+    if server is not None:
+        server.start()
+    # Students are trained and compared without the data, which may be gone by then.
+    uses_data = stages is None or "teacher" in stages or "label" in stages
+    if force or not uses_data or not all(plan.done for plan in plan_stages(project, students)):
+        threading.Thread(target=_import_models, daemon=True).start()
+    from flows import engine
+    from flows.stale import mark_crashed
+
+    engine.quiet_libraries()
+    if server is not None:
+        server.wait()
+        mark_crashed()
 
 
 def _import_models() -> None:
@@ -57,19 +79,12 @@ def _import_models() -> None:
     import tasks.students  # noqa: F401
 
 
-def _run_pipeline(server: LocalServer | None, asked: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Run the pipeline on a server; gives its result and the id of its flow run."""
+def _run_pipeline(asked: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Run the pipeline; gives its result and the id of its flow run."""
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-    from flows import engine
     from flows.pipeline import pipeline
-    from flows.stale import mark_crashed
 
-    engine.quiet_libraries()
-    if server is not None:
-        with console.waiting("starting the Prefect server"):
-            server.wait()
-            mark_crashed()
     # A heartbeat costs a second at the end of every flow run; nobody waits for it here.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), console.progress():
         state: Any = pipeline(**asked, return_state=True)

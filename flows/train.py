@@ -41,6 +41,7 @@ def train(
     there = {} if force else _there(project, names, labels)
     record: dict[str, Any] = {
         "status": "cached",
+        "url": project.store.url_of(layout.STUDENTS),
         "label_set": labels.folder.url,
         "digest": labels.digest,
     }
