@@ -7,6 +7,7 @@ that needs them, after the Prefect server has been asked to start.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import sys
@@ -15,19 +16,22 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from storage.errors import SoftlabelError
-
 _INTERRUPTED = 130
 _PACKAGES = ("tasks", "storage")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    foreign = _foreign_package()
+    if foreign is not None:
+        print(f"softlabel: {foreign}", file=sys.stderr)
+        return 1
+    from storage.errors import SoftlabelError
+
     options = _parser().parse_args(arguments)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     try:
-        _require_own_packages()
         code: int = options.command(options)
     except SoftlabelError as error:
         for line in str(error).splitlines() or [type(error).__name__]:
@@ -154,24 +158,20 @@ def _schema(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _require_own_packages() -> None:
-    """Top-level packages of such plain names meet other people's; ours must be the ones found.
-
-    Raises:
-        SoftlabelError: another package of that name comes first.
-    """
-    import storage
-    import tasks
-
+def _foreign_package() -> str | None:
+    """Top-level packages of such plain names meet other people's: what is said if one is found."""
     home = Path(__file__).resolve().parent.parent
-    for name, module in zip(_PACKAGES, (tasks, storage), strict=True):
-        found = Path(module.__file__ or "").resolve()
-        if found.parent.parent != home:
-            raise SoftlabelError(
-                f"the package {name!r} that Python finds is {found.parent}, expected "
-                f"{home / name}: another one is in the way; run from another folder, or without it "
-                "in PYTHONPATH"
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+        found = [Path(place).resolve() for place in places if place is not None]
+        if home / name not in found:
+            return (
+                f"the package {name!r} that Python finds is {found[0] if found else 'none'}, "
+                f"expected {home / name}: another one is in the way; run from another folder, or "
+                "without it in PYTHONPATH"
             )
+    return None
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from storage.errors import (
     StoreError,
 )
 from storage.files import Folder
+from storage.options import TRAIN
 from storage.reader import LabelSet
 from storage.records import read_record, write_record
 from storage.sources import digest_of_source
@@ -53,7 +54,7 @@ class Labels:
 
     def finished(self) -> LabelSet | None:
         """The label set, where it is finished in the state that is asked for."""
-        if self.plan.missing:
+        if self.plan.missing or not self.folder.exists(layout.SPEC):
             return None
         try:
             labels = LabelSet.open(self.folder)
@@ -61,14 +62,20 @@ class Labels:
             return None
         wanted = [record.content_digest for record in self.plan.records]
         found = [shard.content_digest for shard in labels.manifest.shards]
-        return labels if sorted(wanted) == sorted(found) else None
+        kept = self.folder.exists(f"{layout.MANIFESTS}/{labels.digest}.json")
+        return labels if kept and sorted(wanted) == sorted(found) else None
+
+
+Asked = tuple[str, tuple[str, ...], str | None]
+"""A recipe, its overrides and another store, as they were asked for."""
 
 
 class Project:
     """One recipe with its store."""
 
-    def __init__(self, loaded: LoadedRecipe) -> None:
+    def __init__(self, loaded: LoadedRecipe, key: Asked | None = None) -> None:
         self.loaded = loaded
+        self.key = key
         self.store = Folder.open(loaded.store)
 
     @classmethod
@@ -80,14 +87,11 @@ class Project:
         Raises:
             RecipeError: the recipe is wrong.
         """
+        key = (recipe, tuple(overrides or ()), store)
         for project in _shared:
-            if project.key == (recipe, tuple(overrides or ()), store):
+            if project.key == key:
                 return project
-        project = cls(load_recipe(recipe, overrides or (), store))
-        project.key = (recipe, tuple(overrides or ()), store)
-        return project
-
-    key: tuple[str, tuple[str, ...], str | None] | None = None
+        return cls(load_recipe(recipe, overrides or (), store), key)
 
     @property
     def recipe(self) -> Recipe:
@@ -105,13 +109,16 @@ class Project:
 
         Raises:
             DataError: they are not as the recipe says.
+            RecipeError: the recipe asks for a split or for classes that they do not hold.
         """
-        return corpus_index(
+        index = corpus_index(
             self.store,
             self.recipe.data,
             self.loaded.folder,
             self.recipe.labels.positions_per_shard,
         )
+        self._require_parts(index)
+        return index
 
     @cached_property
     def num_classes(self) -> int:
@@ -201,7 +208,10 @@ class Project:
             )
         found = read_record(self.store, name)
         folder = self.store / layout.product(layout.LABELS, found["label_set"])
-        labels = LabelSet.open(folder, found["digest"])
+        try:
+            labels = LabelSet.open(folder, found["digest"])
+        except IntegrityError as error:
+            raise IntegrityError(f"{error}; run: softlabel verify {folder.url} --repair") from error
         return labels, find_card(self.store, layout.TEACHERS, found["teacher"])
 
     def student_intent(self, name: str, labels: LabelSet) -> Intent:
@@ -233,6 +243,22 @@ class Project:
         """What the evaluate stage is asked for."""
         students = {name: self.student_intent(name, labels).fingerprint for name in names}
         return intents.report(self.name, self.recipe.evaluation, labels.digest, teacher, students)
+
+    def _require_parts(self, index: CorpusIndex) -> None:
+        """Refuse, before any work, what a later stage would not find."""
+        recipe = self.recipe
+        wanted = dict.fromkeys(recipe.evaluation.splits, "evaluation.splits")
+        if recipe.students:
+            wanted[TRAIN] = "students"
+        for split, field in wanted.items():
+            if split not in index.samples:
+                raise RecipeError(
+                    f"{field}: expected a split of the data, got {split!r}; there is: "
+                    f"{', '.join(index.samples)}"
+                )
+        if isinstance(recipe.teacher, FitTeacherOptions):
+            num_classes = recipe.data.num_classes or index.num_labels
+            spec_of(index.form, recipe.labels, num_classes, recipe.data.class_names)
 
     @property
     def _asked(self) -> str:

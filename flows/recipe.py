@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from storage.errors import RecipeError, one_line
-from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, built
+from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, Task, built
 from storage.targets import append_import_path
 from tasks.options import TEACHER, EvaluationOptions, StudentOptions, TeacherChoice
 
@@ -89,6 +89,8 @@ class Recipe(Options):
             raise ValueError(
                 f"labels.k: expected at most data.classes ({classes}), got {self.labels.k}"
             )
+        for name, student in self.students.items():
+            self._require_learnable(f"students.{name}.loss", student)
         known = self._named_splits()
         for split in (*self.evaluation.splits, TRAIN) if known else ():
             if split not in known:
@@ -96,6 +98,22 @@ class Recipe(Options):
                     f"data.splits: expected the split {split!r}, there is {', '.join(known)}"
                 )
         return self
+
+    def _require_learnable(self, where: str, student: StudentOptions) -> None:
+        """The labels that a student learns from are among those that will be stored."""
+        loss, stored = student.loss, self.labels.temperatures
+        if loss.soft_weight > 0 and loss.temperature not in (None, *stored):
+            raise ValueError(
+                f"{where}.temperature: expected one of the stored temperatures "
+                f"{', '.join(f'{value:g}' for value in stored)}, got {loss.temperature:g}; add it "
+                "to labels.temperatures"
+            )
+        has_label = self.data.label is not None or self.data.task is Task.CAUSAL_LM
+        if loss.hard_share > 0 and not has_label:
+            raise ValueError(
+                f"{where}.hard_weight: expected 0 without hard labels, got {loss.hard_share:g}; "
+                "name their column in data.label, or set soft_weight: 1"
+            )
 
     def _named_splits(self) -> list[str]:
         """The splits, where the recipe itself names them."""

@@ -5,6 +5,7 @@ Runs are processes of their own. They end with this one, however it ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -26,23 +27,21 @@ def serve(recipes: Sequence[str]) -> int:
     loaded = [load_recipe(recipe) for recipe in recipes]
     environment.prepare()
     os.environ[PARENT_VARIABLE] = str(os.getpid())
-    url = configured_api_url()
-    if url is None:
-        server = LocalServer()
-        server.start()
-        with console.waiting("starting the Prefect server"):
-            url = server.wait()
-    page = url.removesuffix("/api")
-    console.output.print(f"Prefect UI  {page}", markup=False)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
+        url = configured_api_url() or _start_server()
+        page = url.removesuffix("/api")
+        console.output.print(f"Prefect UI  {page}", markup=False)
         if loaded:
             _serve_deployments(loaded, page)
         else:
             _wait()
-    except KeyboardInterrupt:
-        pass
     return 0
+
+
+def _start_server() -> str:
+    with console.waiting("starting the Prefect server"):
+        return LocalServer().wait()
 
 
 def _serve_deployments(loaded: Sequence[LoadedRecipe], page: str) -> None:

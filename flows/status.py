@@ -21,10 +21,12 @@ from storage.cards import Card, all_cards, find_card
 from storage.errors import MissingProductError, SoftlabelError
 from storage.reader import LabelSet
 from storage.records import read_record
+from tasks.intents import Intent
 from tasks.planning import estimate_bytes
 
 _SHOWN_DIFFERENCES = 3
 _MISSING = "(nothing)"
+_DAMAGED = "its files are missing or damaged"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _plan_teacher(project: Project, card: Card | None) -> StagePlan:
     intent = project.teacher_intent
     if card is not None:
         return StagePlan("teacher", "", True, f"made {card.created}", intent.fingerprint)
-    why = _difference(intent.content, all_cards(project.store, layout.TEACHERS))
+    why = _why(project, layout.TEACHERS, intent, all_cards(project.store, layout.TEACHERS))
     return StagePlan("teacher", "", False, why, intent.fingerprint)
 
 
@@ -116,7 +118,7 @@ def _plan_student(project: Project, name: str, labels: LabelSet | None) -> Stage
     if card is not None:
         return StagePlan("train", name, True, f"made {card.created}", intent.fingerprint)
     known = [card for card in all_cards(project.store, layout.STUDENTS) if card.name == name]
-    why = _difference(intent.content, known)
+    why = _why(project, layout.STUDENTS, intent, known)
     folder = project.store / layout.product(layout.STUDENTS, intent.fingerprint)
     if (folder / layout.CHECKPOINTS).sizes():
         why = "it was interrupted and goes on from its checkpoint"
@@ -137,7 +139,15 @@ def _plan_report(
     if card is not None:
         return StagePlan("evaluate", "", True, f"made {card.created}", intent.fingerprint)
     known = [card for card in all_cards(project.store, layout.REPORTS) if card.name == project.name]
-    return StagePlan("evaluate", "", False, _difference(intent.content, known), intent.fingerprint)
+    why = _why(project, layout.REPORTS, intent, known)
+    return StagePlan("evaluate", "", False, why, intent.fingerprint)
+
+
+def _why(project: Project, kind: str, intent: Intent, known: Sequence[Card]) -> str:
+    """Why a product with a card is not there."""
+    if project.store.exists(f"{layout.product(kind, intent.fingerprint)}/{layout.CARD}"):
+        return _DAMAGED
+    return _difference(intent.content, known)
 
 
 def _known_label_sets(project: Project) -> list[dict[str, Any]]:
@@ -163,7 +173,7 @@ def _difference(intent: Mapping[str, Any], known: Sequence[Card] | Sequence[dict
         return "nothing of the kind is stored yet"
     more = len(nearest) - _SHOWN_DIFFERENCES
     shown = "; ".join(nearest[:_SHOWN_DIFFERENCES]) + (f"; {more} more" if more > 0 else "")
-    return shown or "its files are missing or damaged"
+    return shown or _DAMAGED
 
 
 def _lines(wanted: Mapping[str, str], stored: Mapping[str, str]) -> list[str]:

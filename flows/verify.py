@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from flows import console
+from flows.project import Project, shared
+from flows.recipe import LoadedRecipe, parse_recipe
 from flows.run import run
 from storage import layout
 from storage.errors import IntegrityError, RecipeError
 from storage.files import Folder
 from storage.records import read_record
+from storage.targets import append_import_path
 from storage.verify import Fault
 from storage.verify import verify as find_faults
+
+_ROUNDS = 2
+"""Shards below a damaged manifest are found once it is written anew."""
 
 
 def verify(url: str, repair: str | None) -> int:
@@ -26,13 +30,13 @@ def verify(url: str, repair: str | None) -> int:
     """
     folder = Folder.open(url)
     faults = list(find_faults(folder))
-    for fault in faults:
-        console.output.print(str(fault), markup=False)
+    _print(faults)
     if not faults:
-        console.output.print(f"{folder.url}: all files are as they were written", markup=False)
+        print(f"{folder.url}: all files are as they were written")
         return 0
     if repair is None:
-        console.errors.print(f"softlabel: {len(faults)} faults", markup=False)
+        plural = "" if len(faults) == 1 else "s"
+        console.errors.print(f"softlabel: {len(faults)} fault{plural}", markup=False)
         return 1
     return _repair(folder, faults, repair)
 
@@ -41,26 +45,56 @@ def _repair(folder: Folder, faults: list[Fault], recipe: str) -> int:
     """Forget what is damaged of a label set, label again, and look again."""
     if not folder.exists(layout.SPEC):
         raise RecipeError(f"--repair: {folder.url} is no label set; run the stage that made it")
-    said = _own_recipe(folder) if not recipe else None
+    store = folder.url.rsplit("/", 2)[0]
+    project = Project.open(recipe, None, store) if recipe else _own_project(folder, store)
+    wanted = project.labels(project.require_teacher()).intent.fingerprint
+    if wanted != folder.url.rpartition("/")[2]:
+        raise RecipeError(
+            f"--repair: the recipe {project.loaded.source} asks for the label set {wanted}, "
+            f"expected that of {folder.url}; name the recipe that made it"
+        )
+    for _ in range(_ROUNDS):
+        for fault in faults:
+            _forget(folder, fault)
+        # What was looked at above is no longer there.
+        with shared(Project(project.loaded, project.key)):
+            run(
+                project.loaded.source,
+                [],
+                store=store,
+                stages=["label"],
+                students=None,
+                force=False,
+                as_json=False,
+            )
+        faults = list(find_faults(folder))
+        if not faults:
+            return 0
+    _print(faults)
+    return 1
+
+
+def _print(faults: Sequence[Fault]) -> None:
     for fault in faults:
-        if fault.shard is not None:
-            shard = fault.shard
-            record = layout.record_file(shard.split, shard.ordinal, shard.fingerprint)
-            folder.delete(f"{layout.RECORDS}/{record}")
-            folder.delete(f"{layout.SHARDS}/{shard.file}")
-        elif f"/{layout.MANIFESTS}/" in fault.url:
-            # An earlier state whose list is lost cannot be made again; this one is written anew.
-            folder.delete(f"{layout.MANIFESTS}/{fault.url.rpartition('/')[2]}")
-    if said is None:
-        return _label_again(folder, recipe)
-    content, recipe_folder = said
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=recipe_folder) as file:
-        yaml.safe_dump(content, file)
-        file.flush()
-        return _label_again(folder, file.name)
+        print(fault)
 
 
-def _own_recipe(folder: Folder) -> tuple[dict[str, object], Path]:
+def _forget(folder: Folder, fault: Fault) -> None:
+    if fault.shard is not None:
+        shard = fault.shard
+        record = layout.record_file(shard.split, shard.ordinal, shard.fingerprint)
+        folder.delete(f"{layout.RECORDS}/{record}")
+        folder.delete(f"{layout.SHARDS}/{shard.file}")
+    elif f"/{layout.MANIFESTS}/" in fault.url:
+        # An earlier state whose list is lost cannot be made again; this one is written anew.
+        folder.delete(f"{layout.MANIFESTS}/{fault.url.rpartition('/')[2]}")
+    elif fault.url == folder.url_of(layout.SPEC):
+        folder.delete(layout.SPEC)
+
+
+def _own_project(folder: Folder, store: str) -> Project:
+    """The project that made a label set, as its specification says."""
+    source = folder.url_of(layout.SPEC)
     try:
         spec = read_record(folder, layout.SPEC)
     except IntegrityError as error:
@@ -70,13 +104,8 @@ def _own_recipe(folder: Folder) -> tuple[dict[str, object], Path]:
         raise RecipeError(
             f"the recipe's folder {recipe_folder} is gone; name the recipe: --repair RECIPE"
         )
-    return spec["recipe"], recipe_folder
-
-
-def _label_again(folder: Folder, recipe: str) -> int:
-    store = folder.url.rsplit("/", 2)[0]
-    code = run(recipe, [], store=store, stages=["label"], students=None, force=False, as_json=False)
-    left = list(find_faults(folder))
-    for fault in left:
-        console.output.print(str(fault), markup=False)
-    return code or (1 if left else 0)
+    append_import_path(recipe_folder)
+    recipe = parse_recipe(spec["recipe"], source)
+    return Project(
+        LoadedRecipe(recipe, source, recipe_folder, store, spec["recipe"]), (source, (), store)
+    )

@@ -127,6 +127,18 @@ class Workspace:
             return pipeline(self.recipe, **asked, return_state=True)
 
 
+@dataclass(frozen=True)
+class Finished(Workspace):
+    """A project that ran once, and the state that its run ended in."""
+
+    state_of_first: State[Any]
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The records of the stages of the first run."""
+        return self.state_of_first.result()["stages"]
+
+
 def report_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The report that an evaluate stage's record names."""
     return json.loads(Path(record["report"]).read_text())

@@ -1,0 +1,60 @@
+"""Python targets as people bring them: data, teachers and students, good ones and bad ones."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.nn.models import Mlp
+from tasks.options import MlpOptions
+from tests.flows.blobs import NUM_CLASSES, NUM_FEATURES, blobs
+from tests.tasks.toy import counting_blocks
+
+
+def tagged_blocks() -> dict[str, Any]:
+    """Blocks of tokens in which each is tagged by itself modulo 3; the first does not count."""
+    columns = counting_blocks()
+    tokens = columns["tokens"]
+    columns["tag"] = [[token % 3 for token in block] for block in tokens]
+    columns["counts"] = [
+        [place > 0 or len(block) == 1 for place in range(len(block))] for block in tokens
+    ]
+    return columns
+
+
+def broken_data() -> dict[str, Any]:
+    raise OSError("the archive\nis gone")
+
+
+def blob_model(hidden: int = 8, num_classes: int = NUM_CLASSES) -> nn.Module:
+    """The architecture of the fitted teacher."""
+    return Mlp(NUM_FEATURES, num_classes, MlpOptions(kind="mlp", hidden=(hidden,)))
+
+
+class EndsInSoftmax(nn.Module):
+    """Gives probabilities, where logits are wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(NUM_FEATURES, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.layer(x), dim=1)
+
+
+class WantsImages(nn.Module):
+    """Does not run on vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, NUM_CLASSES, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image).mean(dim=(2, 3))
+
+
+def broken_model() -> nn.Module:
+    raise ValueError("no such\nmodel")
+
+
+blob_columns = blobs
