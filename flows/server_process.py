@@ -53,8 +53,10 @@ class _Clients:
         return self._gone.is_set()
 
     def _watch(self) -> None:
-        while try_lock(self._lock_path, fcntl.LOCK_EX) is None:
-            time.sleep(_SERVER_POLL_SECONDS)
+        # Where the folder is gone nobody can be a client any more.
+        with contextlib.suppress(OSError):
+            while try_lock(self._lock_path, fcntl.LOCK_EX) is None:
+                time.sleep(_SERVER_POLL_SECONDS)
         self._gone.set()
         if self._serving.is_set():
             # A shutdown that hangs must not outlive its clients for long.

@@ -69,12 +69,10 @@ def test_the_schema_is_printed(capsys):
 
 
 def test_a_run_in_a_process_of_its_own_keeps_its_words_apart(copied):
-    done = softlabel("run", copied.recipe, "--json", "--set", "students.small.training.epochs=1")
-    assert done.returncode == 0, done.stderr
+    done = softlabel("run", copied.recipe, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
     (line,) = done.stdout.splitlines()
-    assert json.loads(line)["stages"]["train"]["status"] == "completed"
-    assert "student small: 3 of 3 steps" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert json.loads(line)["stages"]["train"]["status"] == "cached"
 
 
 def test_a_failing_run_in_a_process_of_its_own_shows_no_traceback(workspace):

@@ -14,7 +14,7 @@ def test_a_label_set_says_what_it_is(command, finished):
     assert (found["shards"], found["rows"], found["positions"]) == (5, 120, 120)
     assert found["bytes"] == sum(file.stat().st_size for file in (url / "shards").iterdir())
     assert found["samples"] == {"train": 72, "test": 24, "validation": 24}
-    assert 0 < found["fidelity"]["1"]["retained"]["mean"] <= 1 or found["fidelity"]
+    assert 0.5 < found["fidelity"]["temperatures"]["1"]["retained_mass"]["mean"] <= 1
 
 
 def test_a_recipe_stands_for_its_label_set(command, finished):
@@ -43,9 +43,7 @@ def test_every_product_is_shown_to_people(command, finished, kind, words):
 
 
 def test_what_is_not_there_is_said(command, copied, workspace):
-    command.refuses(
-        command("inspect", copied.store), 1, "no label set, model or report", "card.json"
-    )
+    command.refuses(command("inspect", copied.store), 1, "no label set, model", "card.json")
     command.refuses(command("inspect", copied.folder / "gone"), 1, "no label set, model or report")
     command.refuses(command("inspect", "nowhere://x"), 1, "nowhere://x")
     command.refuses(command("inspect", workspace.recipe), 1, "no finished label set", "--stage")

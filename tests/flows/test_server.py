@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows import environment
@@ -397,6 +398,15 @@ def test_a_killed_server_is_replaced(home, start):
     assert files_of(home).state.exists()
     second = start()
     assert is_healthy(second.line())
+
+
+@pytest.mark.slow
+def test_a_server_whose_folder_is_removed_ends(home, start):
+    start().line()
+    pid = read_state(files_of(home).state).pid
+    shutil.rmtree(files_of(home).folder)
+    until(lambda: not psutil.pid_exists(pid), "the server's end", seconds=30.0)
+    files_of(home).folder.mkdir()
 
 
 @pytest.mark.slow

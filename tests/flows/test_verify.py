@@ -87,6 +87,14 @@ def test_a_damaged_shard_below_a_damaged_manifest_is_mended_too(command, copied)
     assert copied.files("labels") == before
 
 
+def test_a_damaged_specification_is_written_again(command, copied):
+    change_a_byte(labels_of(copied) / "spec.json")
+    assert command("verify", labels_of(copied), "--repair", copied.recipe).code == 0
+    assert command("verify", labels_of(copied)).code == 0
+    content = json.loads((labels_of(copied) / "spec.json").read_text())
+    assert content["recipe_folder"] == str(copied.folder)
+
+
 def test_a_damaged_specification_asks_for_the_recipe(command, copied):
     folder = labels_of(copied)
     change_a_byte(folder / "spec.json")
