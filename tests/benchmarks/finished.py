@@ -55,7 +55,7 @@ def run() -> list[Figure]:
     return [
         Figure(
             "finished pipeline beyond an empty one",
-            f"{again - empty:.1f} s: {again:.1f} s against {empty:.1f} s, {again / empty:.2f} times",
+            f"{again - empty:.1f} s ({again:.1f} against {empty:.1f} s, {again / empty:.2f} times)",
             "at most 3 s",
             f"{how}: whole processes in turn, median of {_REPEATS}, one running server",
         ),
