@@ -7,9 +7,9 @@ where their lengths differ.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib.machinery
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -129,13 +129,22 @@ def _call(target: str) -> Any:
 def _target_stamp(source: str, version: str | None) -> Json | None:
     if version is None:
         return None
-    try:
-        spec = importlib.util.find_spec(source.partition(":")[0])
-    except (ImportError, ValueError):
-        spec = None
-    file = Path(spec.origin) if spec and spec.origin else None
+    file = _module_file(source.partition(":")[0])
     when = file.stat().st_mtime_ns if file and file.is_file() else None
     return {"source": source, "version": version, "mtime": when}
+
+
+def _module_file(name: str) -> Path | None:
+    """The file of a module, without importing the packages that it lies in."""
+    path: Sequence[str] | None = None
+    spec = None
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:end]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 def _read_file(source: str) -> pl.DataFrame:

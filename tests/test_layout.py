@@ -33,9 +33,24 @@ def test_every_package_says_what_it_is(package):
 
 @pytest.mark.parametrize(
     "file",
-    ["pyproject.toml", "README.md", "LICENSE", "softlabel.py", "deployments/recipes/digits.yaml",
-     "deployments/prefect.yaml", "flows/pipeline.py", "flows/recipe.py", "flows/cli.py"],
-)  # fmt: skip
+    [
+        "pyproject.toml",
+        "README.md",
+        "Makefile",
+        "constraints.txt",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "LICENSE",
+        "softlabel.py",
+        "flows/cli.py",
+        "flows/pipeline.py",
+        "flows/recipe.py",
+        "deployments/prefect.yaml",
+        "deployments/recipes/digits.yaml",
+        "deployments/Dockerfile",
+        "deployments/docker-compose.yml",
+    ],
+)
 def test_what_people_look_for_is_there(file):
     assert (ROOT / file).is_file()
 
