@@ -15,7 +15,7 @@ from flows.project import Project
 from storage import layout
 from storage.errors import SoftlabelError, one_line
 from storage.files import Folder
-from storage.records import read_record, write_record
+from storage.records import write_record
 
 
 @dataclass
@@ -62,14 +62,3 @@ class RunHistory:
         self.content["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
         with contextlib.suppress(SoftlabelError):
             write_record(self.store, layout.run_record(self.content["id"]), self.content)
-
-
-def last_run(store: Folder, name: str) -> dict[str, Any] | None:
-    """The record of the newest run of the recipe of that name, or None."""
-    runs = store / layout.RUNS
-    for file in sorted(runs.sizes(), reverse=True):
-        with contextlib.suppress(SoftlabelError):
-            content = read_record(runs, file)
-            if content.get("name") == name:
-                return content
-    return None

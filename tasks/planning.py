@@ -12,6 +12,7 @@ from storage.codec import index_dtype, logit_dtype
 from storage.corpus import CorpusIndex
 from storage.errors import SoftlabelError
 from storage.files import Folder
+from storage.options import TRAIN
 from storage.records import ShardRecord, parse, read_record
 from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan
@@ -58,7 +59,7 @@ def plan_labels(folder: Folder, fingerprint: str, index: CorpusIndex) -> LabelPl
             rows=samples.rows,
             positions=samples.positions,
         )
-        for split in index.shards
+        for split in sorted(index.shards, key=lambda name: (name != TRAIN, name))
         for ordinal, samples in enumerate(index.shards[split])
     )
     records = (folder / layout.RECORDS).sizes()

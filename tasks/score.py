@@ -25,7 +25,7 @@ from tasks import intents
 from tasks.nn.batch import Batch, by_position
 from tasks.nn.losses import forward_kl, kept_log_probs
 from tasks.nn.metrics import Results
-from tasks.nn.softlabels import entry_log_probs
+from tasks.nn.softlabels import entry_log_probs, label_nll
 from tasks.progress import track
 from tasks.stream import LabelSource, Stream
 
@@ -143,10 +143,8 @@ def teacher_results(batch: Batch) -> dict[str, Tensor]:
     count = len(batch.label_P)
     nll_P = torch.full((count,), torch.nan)
     if batch.label_logit_P is not None and batch.rest_PT is not None:
-        scale = batch.temperatures[0] / _AT
-        rest_P = batch.rest_PT[:, batch.temperatures.index(_AT)]
-        total_P = torch.logaddexp(torch.logsumexp(batch.logit_PK * scale, dim=1), rest_P)
-        nll_P = torch.where(batch.label_P >= 0, total_P - batch.label_logit_P * scale, torch.nan)
+        exact_P = label_nll(batch, batch.temperatures, _AT)
+        nll_P = torch.where(batch.label_P >= 0, exact_P, torch.nan)
     return {
         "prediction": batch.teacher_best_P,
         "confidence": teacher_PK.amax(dim=1).exp(),

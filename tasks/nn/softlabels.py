@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import NotFiniteError
+from tasks.nn.batch import Batch
 
 _BLOCK_ELEMENTS = 1 << 22
 _LOWEST_PERCENTILE = 0.01
@@ -163,13 +164,14 @@ def entry_log_probs(
     return scaled_PK - total_P[:, None], rest_P - total_P
 
 
-def label_nll(soft: SoftLabels, temperatures: Sequence[float], at: float) -> Tensor:
+def label_nll(soft: SoftLabels | Batch, temperatures: Sequence[float], at: float) -> Tensor:
     """The teacher's exact negative log-likelihood of the hard label at a stored temperature.
 
     Returns:
         [P], in nats.
     """
     assert soft.label_logit_P is not None
+    assert soft.rest_PT is not None
     scale = temperatures[0] / at
     rest_P = soft.rest_PT[:, list(temperatures).index(at)]
     total_P = torch.logaddexp(torch.logsumexp(soft.logit_PK * scale, dim=1), rest_P)
