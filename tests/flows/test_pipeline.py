@@ -114,7 +114,7 @@ def test_prefect_shows_what_ran(finished):
     tasks = {
         "teacher-blobs": {"teacher-fit"},
         "label-blobs": {
-            "shards-test-0-to-train-2",
+            "shards-train-0-to-test-0",
             "shards-validation-0-to-validation-0",
             "finish-label-set",
         },
