@@ -179,10 +179,6 @@ def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:
 def recipe_schema() -> dict[str, Any]:
     """The JSON Schema of recipes, for editors."""
     schema = Recipe.model_json_schema()
-    # A single column needs no list around it.
-    inputs = schema["$defs"]["DataOptions"]["properties"]["inputs"]
-    one = {**inputs["items"], **{key: inputs.pop(key) for key in ("description", "title")}}
-    schema["$defs"]["DataOptions"]["properties"]["inputs"] = {"anyOf": [inputs, one]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -54,7 +54,7 @@ def teacher(
 
 
 def _make(project: Project, force: bool) -> Card:
-    from tasks.checkpoints import Checkpoints
+    from tasks.checkpoints import clear_checkpoints
     from tasks.device import pick_device
     from tasks.teach import fit_teacher, import_teacher
 
@@ -65,7 +65,7 @@ def _make(project: Project, force: bool) -> Card:
         return import_teacher(project.store, options, project.loaded.folder, inputs, intent)
     if force:
         folder = project.store / layout.product(layout.TEACHERS, intent.fingerprint)
-        Checkpoints(folder / layout.CHECKPOINTS, 0).clear()
+        clear_checkpoints(folder)
     corpus = Corpus.load(project.recipe.data, project.loaded.folder)
     device = pick_device(project.recipe.execution.device)
     return fit_teacher(project.store, options, corpus, project.num_classes, intent, device)

@@ -68,14 +68,14 @@ def _there(project: Project, names: list[str], labels: LabelSet) -> dict[str, Ca
 
 
 def _train(project: Project, name: str, labels: LabelSet, force: bool) -> Card:
-    from tasks.checkpoints import Checkpoints
+    from tasks.checkpoints import clear_checkpoints
     from tasks.device import pick_device
     from tasks.students import train_student
 
     intent = project.student_intent(name, labels)
     if force:
         folder = project.store / layout.product(layout.STUDENTS, intent.fingerprint)
-        Checkpoints(folder / layout.CHECKPOINTS, 0).clear()
+        clear_checkpoints(folder)
     device = pick_device(project.recipe.execution.device)
     return engine.run_task(
         "train-student",

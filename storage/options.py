@@ -122,7 +122,9 @@ class DataOptions(Options):
     """How many classes there are, or their names."""
     splits: SplitOptions
 
-    @field_validator("inputs", mode="before")
+    @field_validator(
+        "inputs", mode="before", json_schema_input_type=ColumnName | tuple[ColumnName, ...]
+    )
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

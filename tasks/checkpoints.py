@@ -68,9 +68,14 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove them all: the model is finished."""
+        """Remove them all: the model is finished, or is to be made from its first step."""
         for name in self._names():
             self.folder.delete(name)
 
     def _names(self) -> list[str]:
         return sorted((name for name in self.folder.sizes() if _NAME.fullmatch(name)), reverse=True)
+
+
+def clear_checkpoints(product: Folder) -> None:
+    """Remove the checkpoints of the model whose product lies in a folder."""
+    Checkpoints(product / layout.CHECKPOINTS, least_seconds=0.0).clear()

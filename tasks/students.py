@@ -12,7 +12,7 @@ from storage.files import Folder
 from storage.options import TRAIN, VALIDATION
 from storage.reader import LabelSet
 from storage.spec import LabelSetSpec
-from tasks.checkpoints import Checkpoints
+from tasks.checkpoints import clear_checkpoints
 from tasks.export import onnx_bytes
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
@@ -72,7 +72,7 @@ def train_student(
             layout.HISTORY: history_bytes(fitted.history),
         },
     )
-    Checkpoints(folder / layout.CHECKPOINTS, 0).clear()
+    clear_checkpoints(folder)
     return card
 
 

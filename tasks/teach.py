@@ -16,7 +16,7 @@ from storage.identity import digest_of_bytes
 from storage.options import TRAIN, VALIDATION
 from storage.sources import read_source
 from storage.spec import InputSpec
-from tasks.checkpoints import Checkpoints
+from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent, teacher_source
 from tasks.nn.models import build_model, load_module, num_parameters
@@ -77,7 +77,7 @@ def fit_teacher(
         },
         files={layout.WEIGHTS: weights, layout.HISTORY: history_bytes(fitted.history)},
     )
-    Checkpoints(folder / layout.CHECKPOINTS, 0).clear()
+    clear_checkpoints(folder)
     return card
 
 
