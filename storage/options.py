@@ -31,6 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=80)]
 SPLIT_NAME_PATTERN: Final = r"^[a-z0-9_]{1,40}$"
 SplitName = Annotated[str, Field(pattern=SPLIT_NAME_PATTERN)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+ColumnNames = Annotated[tuple[ColumnName, ...], Field(min_length=1)]
 Temperature = Annotated[float, Field(gt=0, le=1000)]
 
 
@@ -108,7 +109,7 @@ class DataOptions(Options):
     version: str | None = None
     """What changes when a target's data change. Without it a target is called at every run."""
     task: Task = Task.CLASSIFICATION
-    inputs: tuple[ColumnName, ...] = Field(min_length=1)
+    inputs: ColumnNames
     """Columns that the models get, by position. Several plain numbers become one vector."""
     shapes: dict[ColumnName, tuple[PositiveInt, ...]] = {}
     """The shape of one sample of an input whose file can only keep a flat list."""
@@ -122,9 +123,7 @@ class DataOptions(Options):
     """How many classes there are, or their names."""
     splits: SplitOptions
 
-    @field_validator(
-        "inputs", mode="before", json_schema_input_type=ColumnName | tuple[ColumnName, ...]
-    )
+    @field_validator("inputs", mode="before", json_schema_input_type=ColumnName | ColumnNames)
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
