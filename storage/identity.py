@@ -11,25 +11,21 @@ import json
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-FINGERPRINT_DIGITS = 16
+FINGERPRINT_DIGITS: Final = 16
+DIGEST_DIGITS: Final = 64
+FINGERPRINT_PATTERN: Final = rf"^[0-9a-f]{{{FINGERPRINT_DIGITS}}}$"
+DIGEST_PATTERN: Final = rf"^[0-9a-f]{{{DIGEST_DIGITS}}}$"
 Json = Any
 """A value that JSON can say: dict, list, str, int, float, bool or None."""
 
 
 def canonical_json(value: Json) -> bytes:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes."""
-    return json.dumps(
-        value,
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-        default=_plain,
-    ).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def fingerprint(value: Json) -> str:
@@ -47,7 +43,12 @@ def digest_of_digests(digests: Iterable[str]) -> str:
     return digest_of_bytes("\n".join(digests).encode())
 
 
-def _plain(value: object) -> Json:
+def plain(value: object) -> Json:
+    """What JSON says for a value of the program that it does not know by itself.
+
+    Raises:
+        TypeError: it has no equal in JSON, or is no part of an identity.
+    """
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, tuple | frozenset):
@@ -57,3 +58,8 @@ def _plain(value: object) -> Json:
     if isinstance(value, Path):
         raise TypeError("a path is no part of an identity")
     raise TypeError(f"canonical JSON cannot say {type(value).__name__}")
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=plain
+)

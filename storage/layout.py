@@ -25,12 +25,18 @@ MANIFEST: Final = "manifest.json"
 MANIFESTS: Final = "manifests"
 SHARDS: Final = "shards"
 RECORDS: Final = "records"
+COMPACTED: Final = "compacted"
+LEASES: Final = "leases"
 
 REPORT_JSON: Final = "report.json"
 REPORT_HTML: Final = "report.html"
 REPORT_MARKDOWN: Final = "report.md"
 
 _NAME_DIGITS: Final = 8
+SHARD_FILE_PATTERN: Final = (
+    rf"^[a-z0-9_]{{1,40}}-[0-9]{{7,19}}-[0-9a-f]{{{_NAME_DIGITS}}}\.parquet$"
+)
+"""What `shard_file` gives: a plain name, which leads nowhere else."""
 
 
 def product(kind: str, fingerprint: str) -> str:
@@ -46,6 +52,16 @@ def shard_file(split: str, ordinal: int, content_digest: str) -> str:
 def record_file(split: str, ordinal: int, shard_fingerprint: str) -> str:
     """A record's file name: it holds what was asked for, so a planner finds it unopened."""
     return f"{split}-{ordinal:07d}-{shard_fingerprint[:_NAME_DIGITS]}.json"
+
+
+def record_group(split: str, first: int, last: int, digest: str) -> str:
+    """Where the records of many shards of a split lie together: their places, their content."""
+    return f"{COMPACTED}/{split}-{first:07d}-{last:07d}-{digest[:_NAME_DIGITS]}.json"
+
+
+def lease(name: str) -> str:
+    """Where it stands who is making something just now."""
+    return f"{LEASES}/{name}.json"
 
 
 def corpus_index(fingerprint: str) -> str:

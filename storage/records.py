@@ -1,23 +1,47 @@
 """Records: the small JSON files that say what is stored.
 
-Readers trust records and the manifest, never a listing. Each carries the sha256 of its own content
-as `checksum`, so that a damaged record is told from a true one.
+Readers trust records and the manifest, never a listing. Each carries, first, a `checksum`: the
+sha256 of the whole file, with zeros for the digits themselves. So any changed byte is found, and
+looking costs no writing of it again. What a record says is checked before it is used: names lead
+nowhere else, counts are whole and fit into 64 bits, digests have their length.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import Any, Self, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from storage.errors import IntegrityError
+from storage import layout
+from storage.errors import IntegrityError, one_line
 from storage.files import Folder
-from storage.identity import Json, canonical_json, digest_of_bytes, digest_of_digests
+from storage.identity import (
+    DIGEST_DIGITS,
+    DIGEST_PATTERN,
+    FINGERPRINT_PATTERN,
+    Json,
+    digest_of_digests,
+    plain,
+)
+from storage.options import SplitName
 from storage.spec import FORMAT_VERSION, LabelSetSpec, StoredModel
 
-CHECKSUM = "checksum"
+CHECKSUM: Final = "checksum"
 Model = TypeVar("Model", bound=BaseModel)
+
+_HEAD: Final = f'{{\n "{CHECKSUM}": "'.encode()
+_REST: Final = len(_HEAD) + DIGEST_DIGITS
+_NESTED: Final = (dict, list, tuple)
+_ENCODER: Final = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
+)
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
+Fingerprint = Annotated[str, Field(pattern=FINGERPRINT_PATTERN)]
 
 
 class ShardRecord(StoredModel):
@@ -30,19 +54,33 @@ class ShardRecord(StoredModel):
         fidelity: how close the stored labels are to the full ones (see `tasks.nn.softlabels`).
     """
 
-    fingerprint: str
-    split: str
-    ordinal: int
-    file: str
-    rows: int
-    positions: int
-    row_groups: tuple[int, ...]
-    size_bytes: int
-    sha256: str
-    content_digest: str
+    fingerprint: Fingerprint
+    split: SplitName
+    ordinal: Count
+    file: Annotated[str, Field(pattern=layout.SHARD_FILE_PATTERN)]
+    rows: Count
+    positions: Count
+    row_groups: tuple[Count, ...]
+    size_bytes: Count
+    sha256: Digest
+    content_digest: Digest
     first_id: str
     last_id: str
     fidelity: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _require_all_rows(self) -> Self:
+        if sum(self.row_groups) != self.rows:
+            raise ValueError(
+                f"row_groups: expected the {self.rows} rows of the shard, got "
+                f"{sum(self.row_groups)}"
+            )
+        return self
+
+    @property
+    def record_file(self) -> str:
+        """The name of this record in the folder of records."""
+        return layout.record_file(self.split, self.ordinal, self.fingerprint)
 
 
 class Manifest(StoredModel):
@@ -54,8 +92,8 @@ class Manifest(StoredModel):
     """
 
     format_version: int = FORMAT_VERSION
-    fingerprint: str
-    digest: str
+    fingerprint: Fingerprint
+    digest: Digest
     spec: LabelSetSpec
     shards: tuple[ShardRecord, ...]
     fidelity: dict[str, Any]
@@ -91,11 +129,16 @@ class Manifest(StoredModel):
         return sum(shard.size_bytes for shard in self.shards)
 
 
-def seal(content: Json) -> bytes:
-    """JSON with a checksum of itself, readable by people."""
-    plain = json.loads(canonical_json(content))
-    sealed = {**plain, CHECKSUM: digest_of_bytes(canonical_json(plain))}
-    return json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+def seal(content: Mapping[str, Json]) -> bytes:
+    """JSON with a checksum of all its bytes; equal content gives equal bytes.
+
+    People can read it: a line for each key, and for each object of a list.
+    """
+    if CHECKSUM in content:
+        raise ValueError(f"the key {CHECKSUM!r} of a record is its own")
+    lines = "".join(f",\n {_key(key)}: {_text(content[key], ' ')}" for key in sorted(content))
+    rest = f'"{lines}\n}}\n'.encode()
+    return _HEAD + _checksum(rest) + rest
 
 
 def unseal(content: bytes, url: str) -> dict[str, Any]:
@@ -104,15 +147,19 @@ def unseal(content: bytes, url: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it is no JSON, or not what was written.
     """
-    try:
-        value = json.loads(content)
-        checksum = value.pop(CHECKSUM)
-        found = digest_of_bytes(canonical_json(value))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise IntegrityError(f"{url} is no record with a checksum: damaged or cut short") from error
-    # Some changes, as of 1e-05 to 1E-05, leave the values as they were: the bytes must match too.
-    if checksum != found or content != seal(value):
+    if not content.startswith(_HEAD) or content[_REST : _REST + 1] != b'"':
+        raise IntegrityError(
+            f"{url} is no record with a checksum: damaged, cut short or of an earlier softlabel"
+        )
+    if content[len(_HEAD) : _REST] != _checksum(memoryview(content)[_REST:]):
         raise IntegrityError(f"{url} does not match its own checksum: its content was changed")
+    try:
+        value = json.loads(
+            content.decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
+        )
+        del value[CHECKSUM]
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{url} is no record: {one_line(error)}") from error
     return dict(value)
 
 
@@ -147,8 +194,41 @@ def parse(model: type[Model], content: dict[str, Any], url: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise IntegrityError(
-            f"{url} is not of the form expected: {place}: {first['msg']}"
-        ) from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        said = ": ".join([".".join(map(str, first["loc"])), message]).removeprefix(": ")
+        raise IntegrityError(f"{url} is not of the form expected: {said}") from error
+
+
+def _checksum(rest: bytes | memoryview) -> bytes:
+    """The sha256 of a whole record whose own digits are zeros; `rest` is what follows them."""
+    state = hashlib.sha256(_HEAD + b"0" * DIGEST_DIGITS)
+    state.update(rest)
+    return state.hexdigest().encode()
+
+
+def _text(value: Json, indent: str) -> str:
+    """A value as JSON: what holds objects over lines, anything else, and their entries, in one."""
+    inner = f"\n{indent} "
+    if isinstance(value, dict) and any(isinstance(entry, _NESTED) for entry in value.values()):
+        lines = [f"{_key(key)}: {_text(value[key], inner[1:])}" for key in sorted(value)]
+        return f"{{{inner}{f',{inner}'.join(lines)}\n{indent}}}"
+    if isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
+        lines = [_ENCODER.encode(entry) for entry in value]
+        return f"[{inner}{f',{inner}'.join(lines)}\n{indent}]"
+    return _ENCODER.encode(value)
+
+
+def _key(key: object) -> str:
+    return _ENCODER.encode(key if isinstance(key, str) else str(key))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

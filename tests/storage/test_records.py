@@ -1,12 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import layout
 from storage.errors import IntegrityError, StoreError
-from storage.identity import canonical_json, digest_of_digests
+from storage.identity import canonical_json, digest_of_bytes, digest_of_digests
+from storage.options import Codec
 from storage.records import Manifest, ShardRecord, parse, read_record, seal, unseal, write_record
 from storage.spec import FORMAT_VERSION
 from tests.storage.refusal import refused
@@ -14,6 +16,10 @@ from tests.storage.test_identity import JSON
 from tests.storage.toy import SET_FINGERPRINT, toy_spec
 
 CONTENT = {"small": 1e-05, "digits": 0.30000000000000004, "text": "é", "none": None, "list": [1, 2]}
+
+
+def content_digest(split, ordinal) -> str:
+    return digest_of_bytes(f"{split}{ordinal}".encode())
 
 
 def shard(split="train", ordinal=0, **changes) -> ShardRecord:
@@ -27,7 +33,7 @@ def shard(split="train", ordinal=0, **changes) -> ShardRecord:
         row_groups=(3,),
         size_bytes=100,
         sha256="a" * 64,
-        content_digest=f"{split}{ordinal}",
+        content_digest=content_digest(split, ordinal),
         first_id="0",
         last_id="2",
         fidelity={"mass": 0.5},
@@ -49,6 +55,36 @@ class TestSeal:
         assert b'\n "text": "\xc3\xa9"' in seal(CONTENT)
         assert len(json.loads(seal(CONTENT))["checksum"]) == 64
 
+    def test_every_key_has_a_line_and_so_has_every_object_of_a_list(self):
+        content = {"b": [{"x": 1, "y": [{}]}, {"x": 2}], "a": {"d": {"e": 1}, "c": [1, 2]}, "f": []}
+        lines = seal(content).decode().splitlines()
+        assert lines[0] == "{"
+        assert lines[1].startswith(' "checksum": "')
+        assert lines[2:] == [
+            ' "a": {',
+            '  "c": [1, 2],',
+            '  "d": {"e": 1}',
+            " },",
+            ' "b": [',
+            '  {"x": 1, "y": [{}]},',
+            '  {"x": 2}',
+            " ],",
+            ' "f": []',
+            "}",
+        ]
+
+    def test_nothing_is_sealed_too(self):
+        assert unseal(seal({}), "here") == {}
+
+    def test_values_of_the_program_are_said_as_plain_ones(self):
+        content = {"codec": Codec.FLOAT16, "shape": (1, 2), "count": np.int64(3), "of": {1: [{}]}}
+        expected = {"codec": "float16", "shape": [1, 2], "count": 3, "of": {"1": [{}]}}
+        assert unseal(seal(content), "here") == expected
+
+    def test_a_checksum_of_ones_own_is_refused(self):
+        with pytest.raises(ValueError, match="'checksum'"):
+            seal({"checksum": "a"})
+
     def test_equal_content_gives_equal_bytes(self):
         assert seal(CONTENT) == seal(dict(reversed(CONTENT.items())))
 
@@ -69,10 +105,37 @@ class TestSeal:
         with refused(IntegrityError, "here.json"):
             unseal(seal(CONTENT).replace(old, new, 1), "here.json")
 
-    @pytest.mark.parametrize("kept", [0, 1, 10, -1])
-    def test_a_record_cut_short_is_found(self, kept):
+    def test_a_record_cut_short_anywhere_is_found(self):
+        sealed = seal(CONTENT)
+        for kept in range(len(sealed)):
+            with refused(IntegrityError, "here.json"):
+                unseal(sealed[:kept], "here.json")
+
+    @pytest.mark.parametrize("more", [b"\n", b" ", b"{}", b"\x00"])
+    def test_more_at_the_end_is_found(self, more):
         with refused(IntegrityError, "here.json"):
-            unseal(seal(CONTENT)[:kept], "here.json")
+            unseal(seal(CONTENT) + more, "here.json")
+
+    @pytest.mark.parametrize(
+        "rest",
+        [
+            b'",\n "a": 1,\n "a": 2\n}\n',
+            b'",\n "a": {"b": 1, "b": 1}\n}\n',
+            b'",\n "checksum": "b"\n}\n',
+            b'",\n "a": NaN\n}\n',
+            b'",\n "a": -Infinity\n}\n',
+            b'",\n "a": ' + b"[" * 100_000,
+            b'",\n "a": \xff\n}\n',
+            b'",\n "a": 1\n',
+            b'x"\n}\n',
+        ],
+        ids=lambda rest: rest[:24],
+    )
+    def test_what_seal_never_gives_is_refused_though_its_checksum_is_right(self, rest):
+        head = b'{\n "checksum": "'
+        checksum = digest_of_bytes(head + b"0" * 64 + rest).encode()
+        with refused(IntegrityError, "here.json"):
+            unseal(head + checksum + rest, "here.json")
 
     @pytest.mark.parametrize("content", [b"[]", b"1", b"null", b"{}", b'{"checksum": 1}', b"\xff"])
     def test_what_is_no_record_is_refused(self, content):
@@ -116,6 +179,66 @@ class TestParse:
         with refused(IntegrityError, "here", "rows", "integer"):
             parse(ShardRecord, content, "here")
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("file", "../../secret"),
+            ("file", "train/0000000-cccccccc.parquet"),
+            ("file", "/train-0000000-cccccccc.parquet"),
+            ("file", "train-0000000-cccccccc.parquet\n"),
+            ("file", "train-0000000-cccccccc.parquet/../x"),
+            ("file", "train-0000000-CCCCCCCC.parquet"),
+            ("file", ""),
+            ("split", "../train"),
+            ("split", ""),
+            ("ordinal", -1),
+            ("rows", -3),
+            ("rows", True),
+            ("rows", 3.0),
+            ("rows", "3"),
+            ("positions", -1),
+            ("positions", 2**63),
+            ("size_bytes", -1),
+            ("size_bytes", 10**400),
+            ("row_groups", [4, -1]),
+            ("row_groups", [2]),
+            ("row_groups", []),
+            ("row_groups", {"3": 3}),
+            ("row_groups", 3),
+            ("sha256", "a" * 63),
+            ("sha256", "g" * 64),
+            ("content_digest", "a" * 65),
+            ("fingerprint", "f" * 15),
+            ("fingerprint", None),
+            ("first_id", 1),
+            ("fidelity", []),
+        ],
+    )
+    def test_what_no_shard_can_be_is_refused_by_name(self, field, value):
+        content = shard().model_dump(mode="json") | {field: value}
+        with refused(IntegrityError, "here", field):
+            parse(ShardRecord, content, "here")
+
+    @pytest.mark.parametrize(("field", "value"), [("digest", "../x"), ("fingerprint", "a/b")])
+    def test_what_no_manifest_can_be_is_refused_by_name(self, field, value):
+        content = manifest(shard()).model_dump(mode="json") | {field: value}
+        with refused(IntegrityError, "here", field):
+            parse(Manifest, content, "here")
+
+    def test_a_shard_that_cannot_be_is_found_in_a_manifest(self):
+        content = manifest(shard(), shard("test")).model_dump(mode="json")
+        content["shards"][1]["file"] = "../secret"
+        with refused(IntegrityError, "here", "shards.1.file"):
+            parse(Manifest, content, "here")
+
+    def test_the_largest_numbers_are_read(self):
+        content = shard().model_dump(mode="json") | {"size_bytes": 2**63 - 1, "ordinal": 10**9}
+        assert parse(ShardRecord, content, "here").size_bytes == 2**63 - 1
+
+    def test_the_name_of_its_file_is_one_that_the_layout_gives(self):
+        name = layout.shard_file("a_1", 10**9, "0" * 64)
+        assert parse(ShardRecord, shard(file=name).model_dump(mode="json"), "here").file == name
+
 
 class TestManifest:
     SHARDS = (shard("test", 0), shard("train", 1), shard("a"), shard("train", 0))
@@ -132,7 +255,10 @@ class TestManifest:
 
     def test_the_digest_is_over_the_shards_in_their_order(self):
         found = self.manifest(self.SHARDS)
-        assert found.digest == digest_of_digests(["train0", "train1", "a0", "test0"])
+        assert found.digest == digest_of_digests(
+            content_digest(split, ordinal)
+            for split, ordinal in (("train", 0), ("train", 1), ("a", 0), ("test", 0))
+        )
         assert self.manifest(self.SHARDS[::-1]) == found
 
     def test_the_digest_does_not_depend_on_the_files_bytes(self):
