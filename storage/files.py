@@ -1,28 +1,33 @@
 """One handle for "where": a folder at any fsspec URL.
 
 A file appears whole or not at all: locally by temporary name, fsync and rename; on an object store
-by one PUT. Names are relative and never leave the folder. Every failure is a `StoreError` that
-names the URL.
+by one PUT. Names are relative and never leave the folder. Listings are always fresh. What fails
+for a moment is tried again (see `storage.retry`); what fails for good is a `StoreError` of one line
+that names the URL. Credentials come from the environment of the file system's own client, as
+`AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, and stand in no error.
+
+On S3 reading costs one GET, writing one PUT, deleting one DELETE, a look one HEAD (and one LIST if
+no such file is there), a listing one LIST per 1000 entries (two if it is empty).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from storage.errors import StoreError, one_line
+from storage import local, remote, retry, s3
+from storage.errors import StoreError
+from storage.local import TEMPORARY_SUFFIX
+from storage.ranges import RangeFile
 
-TEMPORARY_SUFFIX = ".tmp"
-_STALE_AFTER_SECONDS = 3600.0
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,13 @@ class Folder:
     path: str
     url: str
 
+    def __post_init__(self) -> None:
+        if s3.is_s3(self.filesystem):
+            s3.try_once(self.filesystem)
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[Any, str, str]]:
+        return Folder, (self.filesystem, self.path, self.url)
+
     @classmethod
     def open(cls, url: str | Path) -> Folder:
         """Open the folder at `url`, which need not exist yet.
@@ -48,12 +60,12 @@ class Folder:
         """
         text = str(url)
         try:
-            filesystem, path = fsspec.core.url_to_fs(text)
+            filesystem, path = fsspec.core.url_to_fs(text, **s3.client_options(text))
         except Exception as error:
-            raise StoreError(f"cannot open the URL {text!r}: {one_line(error)}") from error
+            where = retry.redacted(text)
+            raise StoreError(f"cannot open the URL {where!r}: {retry.reason(error)}") from error
         path = path.rstrip("/") or "/"
-        local = isinstance(filesystem, LocalFileSystem)
-        return cls(filesystem, path, path if local else filesystem.unstrip_protocol(path))
+        return cls(filesystem, path, _url(text, filesystem, path))
 
     def __truediv__(self, name: str) -> Folder:
         """The folder `name` below this one."""
@@ -67,16 +79,48 @@ class Folder:
 
     def url_of(self, name: str) -> str:
         """The URL of the file or folder `name`."""
-        return f"{self.url.rstrip('/')}/{name}"
+        inner, chained, outer = self.url.partition("::")
+        return f"{inner.rstrip('/')}/{name}{chained}{outer}"
 
     def read_bytes(self, name: str) -> bytes:
-        """The content of a file.
+        """The content of a file; one that ends early on its way here is never returned.
 
         Raises:
             StoreError: the file is missing or cannot be read.
         """
-        with self._failures("read", name):
-            return bytes(self.filesystem.cat_file(self._path(name)))
+        path = self._path(name)
+        return self._do("read", name, lambda: remote.read_whole(self.filesystem, path))
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The content of many small files, by name; those that are not there are left out.
+
+        On a remote store they are fetched at the same time. All of them are held in memory.
+
+        Raises:
+            StoreError: one of them cannot be read; it says which.
+        """
+        paths = {name: self._path(name) for name in names}
+        found = remote.read_many(self.filesystem, paths) if self._is_async else {}
+        for name in paths:
+            if name not in found:
+                with contextlib.suppress(_MissingFileError):
+                    found[name] = self.read_bytes(name)
+        return {name: content for name in paths if (content := found.get(name)) is not None}
+
+    def open_file(self, name: str, size_bytes: int) -> RangeFile:
+        """A file of known size to seek in; each read of a part is tried again as a whole read is.
+
+        Raises:
+            StoreError: when it is read: the file is missing or cannot be read.
+        """
+        path = self._path(name)
+
+        def read(start: int, stop: int) -> bytes:
+            return self._do(
+                "read", name, lambda: bytes(self.filesystem.cat_file(path, start=start, end=stop))
+            )
+
+        return RangeFile(size_bytes, read)
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Publish a file: afterwards it is there whole; on failure the old state stays.
@@ -85,49 +129,60 @@ class Folder:
             StoreError: it cannot be written (no permission, no space, no connection).
         """
         path = self._path(name)
-        with self._failures("write", name):
-            if self.is_local:
-                _write_local(Path(path), content)
-            else:
-                self.filesystem.pipe_file(path, content)
+        if self.is_local:
+            self._do("write", name, lambda: local.write_whole(Path(path), content))
+        else:
+            self._do("write", name, lambda: self.filesystem.pipe_file(path, content))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Publish a file only if there is none of that name; say whether it was published.
+
+        Of several writers at once exactly one succeeds: locally by a hard link, on S3 by a
+        conditional PUT, in memory within this process. Other file systems look before they write.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        path = self._path(name)
+        if self.is_local:
+            return self._do("create", name, lambda: local.create_whole(Path(path), content))
+        mark = s3.new_mark()
+        return self._do(
+            "create", name, lambda: remote.create_whole(self.filesystem, path, content, mark)
+        )
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is no error."""
-        with self._failures("delete", name), contextlib.suppress(FileNotFoundError):
-            self.filesystem.rm_file(self._path(name))
+        path = self._path(name)
+        with contextlib.suppress(_MissingFileError):
+            self._do("delete", name, lambda: self.filesystem.rm_file(path))
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
-        with self._failures("look at", name):
-            return bool(self.filesystem.exists(self._path(name)))
+        path = self._path(name)
+        if not self._is_async:
+            return self._do("look at", name, lambda: bool(self.filesystem.exists(path)))
+        try:
+            self._do("look at", name, lambda: self.filesystem.info(path))
+        except _MissingFileError:
+            return False
+        return True
 
     def sizes(self) -> dict[str, int]:
         """The files of this folder itself: name to size in bytes, by one listing."""
-        with self._failures("list", ""):
-            try:
-                self.filesystem.invalidate_cache(self.path)
-                entries = self.filesystem.ls(self.path, detail=True)
-            except FileNotFoundError:
-                return {}
-            return {
-                PurePosixPath(entry["name"]).name: int(entry["size"] or 0)
-                for entry in entries
-                if entry["type"] == "file" and not entry["name"].endswith(TEMPORARY_SUFFIX)
-            }
+        return {
+            PurePosixPath(entry["name"]).name: int(entry["size"] or 0)
+            for entry in self._entries()
+            if entry["type"] == "file" and not entry["name"].endswith(TEMPORARY_SUFFIX)
+        }
 
     def folders(self) -> list[str]:
         """The names of the folders right below this one, sorted."""
-        with self._failures("list", ""):
-            try:
-                self.filesystem.invalidate_cache(self.path)
-                entries = self.filesystem.ls(self.path, detail=True)
-            except FileNotFoundError:
-                return []
-            return sorted(
-                PurePosixPath(entry["name"]).name
-                for entry in entries
-                if entry["type"] == "directory"
-            )
+        return sorted(
+            PurePosixPath(entry["name"]).name
+            for entry in self._entries()
+            if entry["type"] == "directory"
+        )
 
     def require_writable(self) -> None:
         """Prove by a small file that this folder can be written.
@@ -141,12 +196,12 @@ class Folder:
 
     def remove_stale_temporaries(self) -> None:
         """Remove what writers killed an hour ago or more left under temporary names."""
-        if not self.is_local or not Path(self.path).is_dir():
-            return
-        for path in Path(self.path).rglob(f".*{TEMPORARY_SUFFIX}"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS:
-                    path.unlink()
+        if self.is_local and Path(self.path).is_dir():
+            local.remove_stale_temporaries(Path(self.path))
+
+    @property
+    def _is_async(self) -> bool:
+        return bool(getattr(self.filesystem, "async_impl", False))
 
     def _path(self, name: str) -> str:
         parts = PurePosixPath(name).parts
@@ -154,37 +209,44 @@ class Folder:
             raise StoreError(f"{name!r} is not the name of a file below {self.url}")
         return f"{self.path.rstrip('/')}/{'/'.join(parts)}"
 
-    @contextlib.contextmanager
-    def _failures(self, verb: str, name: str) -> Iterator[None]:
+    def _entries(self) -> list[dict[str, Any]]:
+        def entries() -> list[dict[str, Any]]:
+            self.filesystem.invalidate_cache(self.path)
+            return list(self.filesystem.ls(self.path, detail=True))
+
         try:
-            yield
+            found = self._do("list", "", entries)
+        except _MissingFileError:
+            return []
+        # Some tools mark an S3 folder by an empty file of the folder's own name.
+        return [entry for entry in found if entry["name"].strip("/") != self.path.strip("/")]
+
+    def _do(self, verb: str, name: str, operation: Callable[[], Result]) -> Result:
+        try:
+            return operation() if self.is_local else retry.patiently(operation)
         except StoreError:
             raise
         except Exception as error:
             where = self.url_of(name) if name else self.url
-            if isinstance(error, FileNotFoundError):
-                raise StoreError(f"cannot {verb} {where}: there is no such file") from error
-            raise StoreError(f"cannot {verb} {where}: {one_line(error)}") from error
+            missing = isinstance(error, FileNotFoundError) and not retry.is_missing_bucket(error)
+            kind = _MissingFileError if missing else StoreError
+            why = retry.reason(error, *_secrets(self.filesystem))
+            raise kind(f"cannot {verb} {where}: {why}") from error
 
 
-def _write_local(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+class _MissingFileError(StoreError):
+    """There is no such file, though its store is there."""
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _secrets(filesystem: Any) -> list[str]:
+    options = getattr(filesystem, "storage_options", {})
+    names = ("key", "secret", "token", "password")
+    return [str(options[name]) for name in names if options.get(name)]
+
+
+def _url(text: str, filesystem: Any, path: str) -> str:
+    if isinstance(filesystem, LocalFileSystem):
+        return path
+    if "::" in text or "@" in text:  # the file system alone does not know all of it
+        return retry.redacted(text.rstrip("/"))
+    return str(filesystem.unstrip_protocol(path))

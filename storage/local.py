@@ -1,0 +1,80 @@
+"""Whole files on this machine's disk: a temporary name, fsync, then rename or link, then fsync.
+
+Whatever stops a writer, the name shows the old state or the new one, never a part. A writer that
+is killed leaves a hidden temporary file behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
+_STALE_AFTER_SECONDS = 3600.0
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Publish a file in the place of what is there."""
+    with _temporary(path, content) as temporary:
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def create_whole(path: Path, content: bytes) -> bool:
+    """Publish a file if there is none of that name; of several writers exactly one succeeds.
+
+    On a disk without hard links the name is taken by an empty file first, which others may see.
+    """
+    if path.exists():
+        return False
+    with _temporary(path, content) as temporary:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            temporary.replace(path)
+    _sync_folder(path.parent)
+    return True
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Remove what writers killed an hour ago or more left below `folder`."""
+    for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, content: bytes) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
