@@ -13,7 +13,7 @@ RECIPE := deployments/recipes/digits.yaml
 help:
 	@echo "make demo      set up, then run the digits pipeline: teacher, labels, two students, report"
 	@echo "make test      set up, then run the fast tests"
-	@echo "make test-all  the slow ones too: real servers, kills"
+	@echo "make test-all  the slow ones too: real servers, S3, kills"
 	@echo "make test-gpu  the tests that need a CUDA device"
 	@echo "make check     style, types, import rules"
 	@echo "make bench     the measurements behind tests/benchmarks/RESULTS.md"
@@ -38,7 +38,7 @@ test: install
 	$(BIN)/python -m pytest
 
 test-all: install
-	$(BIN)/python -m pytest -m 'not gpu and not s3 and not browser'
+	$(BIN)/python -m pytest -m 'not gpu and not browser'
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu
