@@ -54,9 +54,9 @@ def record_file(split: str, ordinal: int, shard_fingerprint: str) -> str:
     return f"{split}-{ordinal:07d}-{shard_fingerprint[:_NAME_DIGITS]}.json"
 
 
-def record_group(split: str, first: int, last: int, digest: str) -> str:
-    """Where the records of many shards of a split lie together: their places, their content."""
-    return f"{COMPACTED}/{split}-{first:07d}-{last:07d}-{digest[:_NAME_DIGITS]}.json"
+def record_group(split: str, ordinal: int, count: int, digest: str) -> str:
+    """The file name of the records of many shards: the first of them, how many, their content."""
+    return f"{split}-{ordinal:07d}-{count}-{digest[:_NAME_DIGITS]}.json"
 
 
 def lease(name: str) -> str:

@@ -34,7 +34,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _HEAD: Final = f'{{\n "{CHECKSUM}": "'.encode()
 _REST: Final = len(_HEAD) + DIGEST_DIGITS
-_NESTED: Final = (dict, list, tuple)
+_DEEPEST: Final = 2
 _ENCODER: Final = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
 )
@@ -136,7 +136,7 @@ def seal(content: Mapping[str, Json]) -> bytes:
     """
     if CHECKSUM in content:
         raise ValueError(f"the key {CHECKSUM!r} of a record is its own")
-    lines = "".join(f",\n {_key(key)}: {_text(content[key], ' ')}" for key in sorted(content))
+    lines = "".join(f",\n {_key(key)}: {_text(content[key], 1)}" for key in sorted(content))
     rest = f'"{lines}\n}}\n'.encode()
     return _HEAD + _checksum(rest) + rest
 
@@ -207,16 +207,19 @@ def _checksum(rest: bytes | memoryview) -> bytes:
     return state.hexdigest().encode()
 
 
-def _text(value: Json, indent: str) -> str:
-    """A value as JSON: what holds objects over lines, anything else, and their entries, in one."""
-    inner = f"\n{indent} "
-    if isinstance(value, dict) and any(isinstance(entry, _NESTED) for entry in value.values()):
-        lines = [f"{_key(key)}: {_text(value[key], inner[1:])}" for key in sorted(value)]
-        return f"{{{inner}{f',{inner}'.join(lines)}\n{indent}}}"
+def _text(value: Json, depth: int) -> str:
+    """A value as JSON: lists of objects, and objects near the top, over lines; the rest in one."""
+    line = f"\n{' ' * depth}"
+    if isinstance(value, dict) and depth <= _DEEPEST and any(map(_is_nested, value.values())):
+        lines = [f"{line} {_key(key)}: {_text(value[key], depth + 1)}" for key in sorted(value)]
+        return f"{{{','.join(lines)}{line}}}"
     if isinstance(value, list | tuple) and any(isinstance(entry, dict) for entry in value):
-        lines = [_ENCODER.encode(entry) for entry in value]
-        return f"[{inner}{f',{inner}'.join(lines)}\n{indent}]"
+        return f"[{','.join(f'{line} {_ENCODER.encode(entry)}' for entry in value)}{line}]"
     return _ENCODER.encode(value)
+
+
+def _is_nested(value: Json) -> bool:
+    return isinstance(value, dict | list | tuple)
 
 
 def _key(key: object) -> str:

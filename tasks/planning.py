@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from storage import layout
 from storage.codec import index_dtype, logit_dtype
+from storage.compaction import committed_records
 from storage.corpus import CorpusIndex
-from storage.errors import SoftlabelError
 from storage.files import Folder
 from storage.options import TRAIN
-from storage.records import ShardRecord, parse, read_record
+from storage.records import ShardRecord
 from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan
 from tasks import intents
@@ -28,27 +29,37 @@ class LabelPlan:
     Attributes:
         wanted: all shards, in the order of the manifest.
         done: the records of those that are there, by the name of the record.
+        broken: the names of records that are there while their shard is not.
     """
 
     wanted: tuple[ShardPlan, ...]
     done: dict[str, ShardRecord]
+    broken: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def missing(self) -> tuple[ShardPlan, ...]:
         """The shards that have to be made."""
         return tuple(plan for plan in self.wanted if plan.record_file not in self.done)
 
-    @property
+    @cached_property
     def records(self) -> tuple[ShardRecord, ...]:
         """The records that are there, in the order of the manifest."""
         found = (self.done.get(plan.record_file) for plan in self.wanted)
         return tuple(record for record in found if record is not None)
 
 
-def plan_labels(folder: Folder, fingerprint: str, index: CorpusIndex) -> LabelPlan:
+def plan_labels(
+    folder: Folder, fingerprint: str, index: CorpusIndex, *, compact: bool = False
+) -> LabelPlan:
     """List records and files, and compare them with what has to be there.
 
     A shard is there when its record is whole and its file has the size that the record says.
+
+    Args:
+        folder: the label set.
+        fingerprint: its own.
+        index: the samples that it has to hold.
+        compact: leave behind what makes the next look cheap; only where the store may be written.
     """
     wanted = tuple(
         ShardPlan(
@@ -62,14 +73,38 @@ def plan_labels(folder: Folder, fingerprint: str, index: CorpusIndex) -> LabelPl
         for split in sorted(index.shards, key=lambda name: (name != TRAIN, name))
         for ordinal, samples in enumerate(index.shards[split])
     )
-    records = (folder / layout.RECORDS).sizes()
-    files = (folder / layout.SHARDS).sizes()
-    done = {}
-    for plan in wanted:
-        record = _valid_record(folder, plan, files) if plan.record_file in records else None
-        if record is not None:
-            done[plan.record_file] = record
-    return LabelPlan(wanted, done)
+    by_name = {plan.record_file: plan for plan in wanted}
+    found = committed_records(folder, by_name.keys(), compact=compact)
+    done = {
+        name: found.there[name]
+        for name, plan in by_name.items()
+        if name in found.there and _is_of(found.there[name], plan)
+    }
+    return LabelPlan(wanted, done, found.broken | (found.there.keys() - done.keys()))
+
+
+def made_since(
+    folder: Folder, plan: LabelPlan, shards: Sequence[ShardPlan]
+) -> frozenset[ShardPlan]:
+    """Which of some shards that `plan` misses are there by now, made by somebody else.
+
+    Costs one look for one shard, and one listing for more; a record that was broken is read again.
+    """
+    again = [shard for shard in shards if shard.record_file in plan.broken]
+    new = [shard for shard in shards if shard.record_file not in plan.broken]
+    if len(new) == 1:
+        made = [shard for shard in new if folder.exists(shard.record_name)]
+    else:
+        listed = (folder / layout.RECORDS).sizes() if new else {}
+        made = [shard for shard in new if shard.record_file in listed]
+    if again:
+        there = committed_records(folder, [shard.record_file for shard in again]).there
+        made += [
+            shard
+            for shard in again
+            if shard.record_file in there and _is_of(there[shard.record_file], shard)
+        ]
+    return frozenset(made)
 
 
 def estimate_bytes(plans: Sequence[ShardPlan], spec: LabelSetSpec) -> int:
@@ -90,11 +125,5 @@ def estimate_bytes(plans: Sequence[ShardPlan], spec: LabelSetSpec) -> int:
     return total
 
 
-def _valid_record(folder: Folder, plan: ShardPlan, files: dict[str, int]) -> ShardRecord | None:
-    try:
-        content = read_record(folder, plan.record_name)
-        record = parse(ShardRecord, content, folder.url_of(plan.record_name))
-    except SoftlabelError:
-        return None
-    same = record.fingerprint == plan.fingerprint and record.rows == plan.rows
-    return record if same and files.get(record.file) == record.size_bytes else None
+def _is_of(record: ShardRecord, plan: ShardPlan) -> bool:
+    return record.fingerprint == plan.fingerprint and record.rows == plan.rows
