@@ -6,8 +6,9 @@ for a moment is tried again (see `storage.retry`); what fails for good is a `Sto
 that names the URL. Credentials come from the environment of the file system's own client, as
 `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, and stand in no error.
 
-On S3 reading costs one GET, writing one PUT, deleting one DELETE, a look one HEAD (and one LIST if
-no such file is there), a listing one LIST per 1000 entries (two if it is empty).
+On S3 reading costs one GET, writing one PUT (creating one HEAD more if the name is taken), deleting
+one DELETE, a look one HEAD (and one LIST if no such file is there), a listing one LIST per 1000
+entries (two if it is empty).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -28,6 +29,8 @@ from storage.local import TEMPORARY_SUFFIX
 from storage.ranges import RangeFile
 
 Result = TypeVar("Result")
+
+_AT_ONCE: Final = 64  # a server that is down is found out after so many
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,16 @@ class Folder:
             StoreError: one of them cannot be read; it says which.
         """
         paths = {name: self._path(name) for name in names}
-        found = remote.read_many(self.filesystem, paths) if self._is_async else {}
-        for name in paths:
-            if name not in found:
-                with contextlib.suppress(_MissingFileError):
-                    found[name] = self.read_bytes(name)
+        waiting = list(paths)
+        found: dict[str, bytes | None] = {}
+        while waiting:
+            some, waiting = waiting[:_AT_ONCE], waiting[_AT_ONCE:]
+            if self._is_async:
+                found |= remote.read_many(self.filesystem, {name: paths[name] for name in some})
+            for name in some:
+                if name not in found:
+                    with contextlib.suppress(_MissingFileError):
+                        found[name] = self.read_bytes(name)
         return {name: content for name in paths if (content := found.get(name)) is not None}
 
     def open_file(self, name: str, size_bytes: int) -> RangeFile:
@@ -230,18 +238,12 @@ class Folder:
             where = self.url_of(name) if name else self.url
             missing = isinstance(error, FileNotFoundError) and not retry.is_missing_bucket(error)
             kind = _MissingFileError if missing else StoreError
-            why = retry.reason(error, *_secrets(self.filesystem))
+            why = retry.reason(error, *remote.secrets_of(self.filesystem))
             raise kind(f"cannot {verb} {where}: {why}") from error
 
 
 class _MissingFileError(StoreError):
     """There is no such file, though its store is there."""
-
-
-def _secrets(filesystem: Any) -> list[str]:
-    options = getattr(filesystem, "storage_options", {})
-    names = ("key", "secret", "token", "password")
-    return [str(options[name]) for name in names if options.get(name)]
 
 
 def _url(text: str, filesystem: Any, path: str) -> str:

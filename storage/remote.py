@@ -58,5 +58,12 @@ def create_whole(filesystem: Any, path: str, content: bytes, mark: str) -> bool:
     return True
 
 
+def secrets_of(filesystem: Any) -> list[str]:
+    """What it was given that must not be said."""
+    options = getattr(filesystem, "storage_options", {})
+    names = ("key", "secret", "token", "password")
+    return [str(options[name]) for name in names if options.get(name)]
+
+
 def _options(filesystem: Any) -> dict[str, Any]:
     return s3.WHOLE_FILE if s3.is_s3(filesystem) else {}

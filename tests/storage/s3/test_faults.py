@@ -2,6 +2,7 @@
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 import pytest
@@ -86,6 +87,32 @@ class TestTransientFaults:
         with refused(StoreError, folder.url_of("a.bin"), "Read timeout"):
             folder.read_bytes("a.bin")
         assert time.monotonic() - start < 5
+
+    def test_many_files_of_a_server_that_never_answers_are_given_up(
+        self, bucket, proxy, monkeypatch
+    ):
+        config = {"config_kwargs": {"read_timeout": 0.2}}
+        monkeypatch.setitem(fsspec.config.conf, "s3", config)
+        monkeypatch.setattr(retry, "PATIENCE", Patience(tries=2, first_wait_seconds=0.001))
+        folder = Folder.open(f"s3://{bucket}/impatient")
+        proxy.fail(Kind.SLOW, times=1000, seconds=60)
+        with refused(StoreError, folder.url_of("0"), "Read timeout"):
+            folder.read_many(str(number) for number in range(1000))
+        assert proxy.counts["GET"] < 100
+
+    def test_threads_in_a_storm_keep_their_files_apart(self, folder, proxy):
+        proxy.storm(0.3, seed=1)
+
+        def use(number):
+            content = os.urandom(100_000 + number)
+            folder.write_bytes(f"{number}.bin", content)
+            created = folder.create(f"{number}.new", content)
+            return created and folder.read_bytes(f"{number}.bin") == content
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(use, range(24)))
+        assert len(folder.sizes()) == 48
+        assert proxy.suffered.total() > 10
 
     def test_a_fault_that_stays_is_said_in_one_line(self, folder, proxy):
         folder.write_bytes("a.bin", bytes(BIG))
