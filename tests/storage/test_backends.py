@@ -4,6 +4,7 @@ import contextlib
 import secrets
 import sys
 
+import fsspec
 import pytest
 
 from storage.errors import StoreError
@@ -68,6 +69,7 @@ class TestUrls:
         assert "sesame" not in str(caught.value)
 
     def test_a_missing_client_is_named(self, monkeypatch):
+        monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # kept once it was used
         monkeypatch.setitem(sys.modules, "s3fs", None)
         with refused(StoreError, "'s3://bucket/x'", "s3fs"):
             Folder.open("s3://bucket/x")
