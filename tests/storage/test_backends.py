@@ -4,8 +4,8 @@ import contextlib
 import secrets
 import sys
 
-import fsspec
 import pytest
+from fsspec.registry import _registry
 
 from storage.errors import StoreError
 from storage.files import Folder
@@ -69,7 +69,7 @@ class TestUrls:
         assert "sesame" not in str(caught.value)
 
     def test_a_missing_client_is_named(self, monkeypatch):
-        monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)  # kept once it was used
+        monkeypatch.delitem(_registry, "s3", raising=False)  # kept once it was used
         monkeypatch.setitem(sys.modules, "s3fs", None)
         with refused(StoreError, "'s3://bucket/x'", "s3fs"):
             Folder.open("s3://bucket/x")
