@@ -121,6 +121,8 @@ class DataOptions(Options):
     """A column of unique ids. Without it the number of the row is the id."""
     classes: PositiveInt | tuple[str, ...] | None = None
     """How many classes there are, or their names."""
+    padded: bool = False
+    """Models may have more outputs than `classes`: those beyond are padding, and no real ids."""
     splits: SplitOptions
 
     @field_validator("inputs", mode="before", json_schema_input_type=ColumnName | ColumnNames)
@@ -138,6 +140,8 @@ class DataOptions(Options):
             raise ValueError("inputs holds a column twice")
         if isinstance(self.classes, tuple) and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes holds a name twice")
+        if self.padded and self.classes is None:
+            raise ValueError("padded: true goes with classes, the number of real ids")
         if self.classes == ():
             raise ValueError("classes holds no name")
         unknown = sorted(set(self.shapes) - set(self.inputs))
@@ -164,7 +168,14 @@ class Keep(StrEnum):
     """Which classes of a position are kept."""
 
     TOP_K = "top_k"
+    TOP_P = "top_p"
+    SAMPLE = "sample"
     ALL = "all"
+
+    @property
+    def varies(self) -> bool:
+        """Whether the number of entries varies from position to position."""
+        return self in (Keep.TOP_P, Keep.SAMPLE)
 
 
 class Codec(StrEnum):
@@ -172,33 +183,80 @@ class Codec(StrEnum):
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
+    UINT8 = "uint8"
 
 
-KeepChoice = Annotated[Keep, BeforeValidator(built(*Keep, planned=("top_p", "sample")))]
-CodecChoice = Annotated[Codec, BeforeValidator(built(*Codec, planned=("uint8",)))]
+class Layout(StrEnum):
+    """How the entries of a position lie in a shard: see storage/FORMAT.md."""
+
+    PLAIN = "plain"
+    """Lists of ids and of logits, which any Parquet reader understands."""
+    FAST = "fast"
+    """The same numbers as bytes, not compressed: the fastest to read."""
+    COMPACT = "compact"
+    """Renumbered ids in planes of bytes: the smallest."""
+
+
+class Selection(BaseModel):
+    """Which entries a position keeps, as it is stored and as it is computed.
+
+    Attributes:
+        keep: how they are chosen.
+        k: K, the most entries of a position; exactly as many with `top_k` and `all`.
+        p: for `top_p`, the mass to reach.
+        draws: for `sample`, n.
+        temperature: where mass is measured and draws are made.
+        seed: for `sample`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    keep: Keep
+    k: PositiveInt
+    p: float | None = None
+    draws: PositiveInt | None = None
+    temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def varies(self) -> bool:
+        """Whether the number of entries varies from position to position."""
+        return self.keep.varies
 
 
 class KeptSetOptions(Options):
-    """Which classes are kept of the splits that models are compared on."""
+    """Which classes are kept of the splits that models are compared on: a true kept set."""
 
-    keep: KeepChoice = Keep.TOP_K
+    keep: Literal[Keep.TOP_K, Keep.ALL] = Keep.TOP_K
     k: PositiveInt = 64
 
-    def entries(self, num_classes: int) -> int:
-        """K: how many entries a position keeps, of `num_classes`."""
-        return num_classes if self.keep is Keep.ALL else min(self.k, num_classes)
+    def selection(self, num_classes: int) -> Selection:
+        """What a position keeps, of `num_classes`."""
+        k = num_classes if self.keep is Keep.ALL else min(self.k, num_classes)
+        return Selection(keep=self.keep, k=k)
 
 
 class LabelOptions(Options):
     """What is kept of the teacher's output, and how it is cut into shards."""
 
-    keep: KeepChoice = Keep.TOP_K
+    keep: Keep = Keep.TOP_K
     k: PositiveInt = 64
+    """For `top_k` how many classes are kept, for `top_p` at most how many."""
+    p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """For `top_p`: the smallest set of classes whose mass reaches p is kept."""
+    draws: Annotated[int, Field(ge=1, le=65535)] = 64
+    """For `sample`: how often a class is drawn at each position, with replacement."""
+    select_temperature: Temperature = 1.0
+    """Where `top_p` measures mass and `sample` draws."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """For `sample`: another seed makes other draws."""
     temperature: Temperature = 1.0
     """T: logits are stored as (z - m) / T."""
     temperatures: tuple[Temperature, ...] = ()
     """Where `rest` is stored, so that students can train there. T and 1.0 are always among them."""
-    codec: CodecChoice = Codec.FLOAT16
+    codec: Codec = Codec.FLOAT16
+    layout: Layout = Layout.PLAIN
+    """`plain` for any Parquet reader, `fast` for speed, `compact` for size."""
     statistics: bool = False
     """Keep the largest logit, mean and deviation of the logits, and the sum of p squared."""
     evaluation: KeptSetOptions = KeptSetOptions()
@@ -209,6 +267,8 @@ class LabelOptions(Options):
     """Samples that the teacher sees at once."""
     positions_per_shard: PositiveInt = 65536
     positions_per_row_group: PositiveInt = 4096
+    max_bytes: PositiveInt | None = None
+    """Labelling does not start if the set would be larger; None allows what the disk holds."""
     inputs: Annotated[Literal["copy"], BeforeValidator(built("copy", planned=("reference",)))] = (
         "copy"
     )
@@ -219,15 +279,37 @@ class LabelOptions(Options):
     @model_validator(mode="after")
     def _stored_temperatures(self) -> Self:
         wanted = (self.temperature, *self.temperatures, 1.0)
+        if self.keep is Keep.SAMPLE:  # an entry weighs p there: it has to be known exactly
+            wanted = (*wanted, self.select_temperature)
         object.__setattr__(self, "temperatures", tuple(dict.fromkeys(wanted)))
         return self
 
-    def entries(self, split: str, num_classes: int) -> int:
-        """K of one split, of `num_classes`."""
+    def selection(self, split: str, num_classes: int) -> Selection:
+        """What a position of a split keeps, of `num_classes`."""
         if split != TRAIN:
-            return self.evaluation.entries(num_classes)
-        return num_classes if self.keep is Keep.ALL else self.k
+            return self.evaluation.selection(num_classes)
+        if self.keep is Keep.ALL:
+            return Selection(keep=self.keep, k=num_classes)
+        if self.keep is Keep.TOP_K:
+            return Selection(keep=self.keep, k=self.k)
+        at = self.select_temperature
+        if self.keep is Keep.TOP_P:
+            k = min(self.k, num_classes)
+            return Selection(keep=self.keep, k=k, p=self.p, temperature=at)
+        k = min(self.draws, num_classes)
+        return Selection(keep=self.keep, k=k, draws=self.draws, temperature=at, seed=self.seed)
 
     def identity(self) -> Json:
-        """What decides the bytes; not what becomes of bad samples."""
-        return self.model_dump(mode="json", exclude={"on_bad_sample"})
+        """What decides the bytes; not what becomes of bad samples, nor options without effect."""
+        unused = {"on_bad_sample", "max_bytes"}
+        unused |= {"p", "draws", "seed", "k", "select_temperature"} - _USED[self.keep]
+        return self.model_dump(mode="json", exclude=unused)
+
+
+_USED: Final[dict[Keep, set[str]]] = {
+    Keep.TOP_K: {"k"},
+    Keep.TOP_P: {"k", "p", "select_temperature"},
+    Keep.SAMPLE: {"draws", "seed", "select_temperature"},
+    Keep.ALL: set(),
+}
+"""The options that have an effect with each way of keeping."""

@@ -10,17 +10,17 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage import layout, schema
-from storage.errors import IntegrityError, MissingProductError, SoftlabelError, StoreError, one_line
+from storage.encoding import decode
+from storage.errors import IntegrityError, MissingProductError, SoftlabelError, one_line
 from storage.files import Folder
-from storage.identity import digest_of_bytes
 from storage.records import Manifest, ShardRecord, parse, read_record
 from storage.rows import Column
+from storage.shards import OpenShard, check_bytes, open_shard, shard_name
 from storage.spec import LabelSetSpec
 
-_MAX_OPEN_SHARDS = 32
+_MAX_OPEN_SHARDS = 16
 
 
 class LabelSet:
@@ -35,7 +35,7 @@ class LabelSet:
         self.folder = folder
         self.manifest = manifest
         self._checked: set[str] = set()
-        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._open: OrderedDict[str, OpenShard] = OrderedDict()
 
     @classmethod
     def open(cls, where: str | Folder, digest: str | None = None) -> LabelSet:
@@ -75,7 +75,7 @@ class LabelSet:
 
     def columns(self, split: str) -> list[str]:
         """The names of all columns of a split."""
-        return list(schema.arrow_schema(self.spec, split).names)
+        return schema.columns(self.spec, split)
 
     def shards(self, split: str) -> tuple[ShardRecord, ...]:
         """The shards of a split.
@@ -101,8 +101,14 @@ class LabelSet:
         """
         names = list(columns) if columns is not None else self.columns(shard.split)
         try:
-            table = self._file(shard).read_row_group(group, columns=names, use_threads=False)
-            return schema.decode(table, self.spec, shard.split, names)
+            shard_file = self._file(shard)
+            stored = schema.stored_columns(self.spec, shard.split, names)
+            table = shard_file.parquet.read_row_group(group, columns=stored, use_threads=False)
+            return decode(table, self.spec, shard.split, names, shard_file.codebook)
+        except IntegrityError as error:
+            if self.url_of(shard) in str(error):
+                raise
+            raise IntegrityError(f"{self.url_of(shard)}: {error}") from error
         except (pa.ArrowException, OSError, KeyError, IndexError) as error:
             if isinstance(error, SoftlabelError):
                 raise
@@ -121,7 +127,7 @@ class LabelSet:
 
     def url_of(self, shard: ShardRecord) -> str:
         """Where a shard lies."""
-        return self.folder.url_of(f"{layout.SHARDS}/{shard.file}")
+        return self.folder.url_of(shard_name(shard))
 
     def check(self, shard: ShardRecord) -> None:
         """Compare a shard's file with its record, once for each opened set.
@@ -129,39 +135,26 @@ class LabelSet:
         Raises:
             IntegrityError: its bytes are not those that were written, or it is gone.
         """
-        if shard.file in self._checked:
-            return
-        try:
-            content = self.folder.read_bytes(f"{layout.SHARDS}/{shard.file}")
-        except StoreError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise
-            raise IntegrityError(
-                f"{self.url_of(shard)} is missing; run: softlabel verify {self.folder.url} --repair"
-            ) from error
-        found = digest_of_bytes(content)
-        if len(content) != shard.size_bytes or found != shard.sha256:
-            raise IntegrityError(
-                f"{self.url_of(shard)} is damaged: expected {shard.size_bytes} bytes with sha256 "
-                f"{shard.sha256[:12]}, got {len(content)} bytes with {found[:12]}; "
-                f"run: softlabel verify {self.folder.url} --repair"
-            )
-        self._checked.add(shard.file)
+        self._checked_content(shard)
 
-    def _file(self, shard: ShardRecord) -> pq.ParquetFile:
+    def _checked_content(self, shard: ShardRecord) -> bytes | None:
+        if shard.file in self._checked:
+            return None
+        content = check_bytes(self.folder, shard)
+        self._checked.add(shard.file)
+        return content
+
+    def _file(self, shard: ShardRecord) -> OpenShard:
         if shard.file in self._open:
             self._open.move_to_end(shard.file)
             return self._open[shard.file]
-        self.check(shard)
-        path = f"{self.folder.path}/{layout.SHARDS}/{shard.file}"
-        source = path if self.folder.is_local else self.folder.filesystem.open(path, "rb")
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        self._open[shard.file] = file
+        content = self._checked_content(shard)
+        self._open[shard.file] = open_shard(self.folder, shard, self.spec, content)
         if len(self._open) > _MAX_OPEN_SHARDS:
-            self._open.popitem(last=False)[1].close(force=True)
-        return file
+            self._open.popitem(last=False)[1].close()
+        return self._open[shard.file]
 
     def close(self) -> None:
         """Close the files that were opened."""
         while self._open:
-            self._open.popitem()[1].close(force=True)
+            self._open.popitem()[1].close()

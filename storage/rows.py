@@ -67,7 +67,7 @@ def take(rows: Rows, chosen: NDArray[np.int64]) -> dict[str, Column]:
 
 
 def concatenate(parts: Sequence[Rows]) -> dict[str, Column]:
-    """All samples of `parts`, one after the other."""
+    """All samples of `parts`, one after the other; entries are padded to the widest part."""
     if len(parts) == 1:
         return dict(parts[0])
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
@@ -77,7 +77,21 @@ def _joined(columns: Sequence[Column]) -> Column:
     ragged = [column for column in columns if isinstance(column, Ragged)]
     if ragged:
         return Ragged(
-            np.concatenate([column.values_NW for column in ragged]),
+            _stacked([column.values_NW for column in ragged]),
             np.concatenate([column.lengths_B for column in ragged]),
         )
-    return np.concatenate([column for column in columns if not isinstance(column, Ragged)])
+    return _stacked([column for column in columns if not isinstance(column, Ragged)])
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    """Arrays one after the other; where their entries vary, padded with -inf, or 0 for ids."""
+    if arrays[0].ndim != 2 or len({array.shape[1] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    fill = -np.inf if arrays[0].dtype.kind == "f" else 0
+    shape = (sum(map(len, arrays)), max(array.shape[1] for array in arrays))
+    stacked = np.full(shape, fill, arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        stacked[start : start + len(array), : array.shape[1]] = array
+        start += len(array)
+    return stacked

@@ -226,4 +226,14 @@ def _require_labels_in_range(rows: Rows, options: DataOptions) -> None:
         wrong = wanted.min() if wanted.min() < 0 else wanted.max()
         limit = f"0 to {highest - 1}" if highest is not None else "0 or more"
         name = options.label or options.inputs[0]
+        if options.padded and highest is not None and wrong >= highest:
+            conflicting = np.unique(wanted[wanted >= highest])
+            raise DataError(
+                f"data.padded: {name!r} holds the ids {_listed(conflicting)}, which data.classes: "
+                f"{highest} calls padding; say how many real ids there are"
+            )
         raise DataError(f"data.label: {name!r} holds {wrong}, expected {limit}")
+
+
+def _listed(ids: NDArray[np.int64], most: int = 5) -> str:
+    return ", ".join(map(str, ids[:most].tolist())) + (", ..." if len(ids) > most else "")

@@ -8,9 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from storage.errors import RecipeError
-from storage.options import TRAIN, Codec, Keep, LabelOptions, Task
+from storage.options import TRAIN, Codec, Keep, LabelOptions, Layout, Selection, Task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The format that this code writes. Readers refuse a newer one."""
 
 
@@ -38,8 +38,10 @@ class LabelSetSpec(StoredModel):
     """The form of a label set: what its rows hold and how a position is written.
 
     Attributes:
-        num_classes: C, the length of the teacher's output.
-        entries: K for each split.
+        num_classes: C, the classes that an entry can be.
+        teacher_classes: the length of the teacher's output; beyond C it is padding, whose mass is
+            part of `rest`.
+        selections: which entries a position keeps, for each split.
         temperatures: where `rest` is stored; the first is T.
     """
 
@@ -49,9 +51,11 @@ class LabelSetSpec(StoredModel):
     class_names: tuple[str, ...] | None = None
     inputs: tuple[InputSpec, ...]
     has_label: bool
-    entries: dict[str, PositiveInt]
+    teacher_classes: PositiveInt
+    selections: dict[str, Selection]
     temperatures: Annotated[tuple[float, ...], Field(min_length=1)]
     codec: Codec
+    layout: Layout = Layout.PLAIN
     statistics: bool = False
     positions_per_row_group: PositiveInt
 
@@ -66,9 +70,14 @@ class LabelSetSpec(StoredModel):
         return self.task.has_many_positions
 
     @property
+    def entries(self) -> dict[str, int]:
+        """K for each split: the most entries of a position."""
+        return {split: selection.k for split, selection in self.selections.items()}
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The splits that there are, the one to train on first."""
-        return tuple(sorted(self.entries, key=lambda split: (split != TRAIN, split)))
+        return tuple(sorted(self.selections, key=lambda split: (split != TRAIN, split)))
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,16 @@ def spec_of(
     options: LabelOptions,
     num_classes: int,
     class_names: tuple[str, ...] | None,
+    teacher_classes: int | None = None,
 ) -> LabelSetSpec:
     """The form of the label set that `options` make of data and a teacher of `num_classes`.
+
+    Args:
+        form: what the data decide.
+        options: the label options.
+        num_classes: C.
+        class_names: their names, where there are any.
+        teacher_classes: how many outputs the teacher has; None means C.
 
     Raises:
         RecipeError: more classes would be kept than there are.
@@ -103,9 +120,11 @@ def spec_of(
         class_names=class_names,
         inputs=form.inputs,
         has_label=form.has_label,
-        entries={split: options.entries(split, num_classes) for split in form.splits},
+        teacher_classes=teacher_classes or num_classes,
+        selections={split: options.selection(split, num_classes) for split in form.splits},
         temperatures=options.temperatures,
         codec=options.codec,
+        layout=options.layout,
         statistics=options.statistics,
         positions_per_row_group=options.positions_per_row_group,
     )

@@ -15,11 +15,13 @@ from storage import layout, schema
 from storage.errors import IntegrityError, MissingProductError, SoftlabelError
 from storage.files import Folder
 from storage.identity import digest_of_bytes, digest_of_digests
+from storage.options import Keep, Selection
 from storage.reader import LabelSet
 from storage.records import Manifest, ShardRecord, parse, read_record
 from storage.rows import Array, Column, Ragged, num_rows
 from storage.spec import LabelSetSpec
 
+_FLOATS = (schema.LABEL_LOGIT, *schema.STATISTICS)
 _CARD_KINDS = (layout.TEACHERS, layout.STUDENTS, layout.PREDICTIONS, layout.REPORTS)
 
 
@@ -81,25 +83,60 @@ def verify_shard(labels: LabelSet, shard: ShardRecord) -> Iterator[Fault]:
             content = labels.read(shard, group)
             if num_rows(content) != rows:
                 raise IntegrityError(f"row group {group} has {num_rows(content)} rows, not {rows}")
-            problem = illegal(content, labels.spec)
+            problem = illegal(content, labels.spec, labels.spec.selections[shard.split])
             if problem:
                 raise IntegrityError(f"row group {group}: {problem}")
     except SoftlabelError as error:
         yield Fault(url, str(error), shard)
 
 
-def illegal(rows: dict[str, Column], spec: LabelSetSpec) -> str | None:
-    """What no soft label may hold and this one does, or nothing."""
-    index, logit, rest = (_values(rows[name]) for name in (schema.INDEX, schema.LOGIT, schema.REST))
-    ordered = np.sort(index, axis=1)
-    if index.size and (ordered[:, -1] >= spec.num_classes).any():
-        return f"a class id of {ordered.max()}, there are {spec.num_classes} classes"
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
+def illegal(rows: dict[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:
+    """What no soft label may hold and these do, or nothing."""
+    index_NK, logit_NK, rest_NT = (
+        _values(rows[name]) for name in (schema.INDEX, schema.LOGIT, schema.REST)
+    )
+    if index_NK.size == 0:
+        return None
+    present_NK = np.ones(index_NK.shape, np.bool_)
+    if selection.varies:
+        present_NK = np.arange(index_NK.shape[1]) < _values(rows[schema.KEPT])[:, None]
+    if index_NK.min() < 0 or index_NK.max() >= spec.num_classes:
+        return f"a class id of {index_NK.max()}, there are {spec.num_classes} classes"
+    # Entries that are not there get numbers of their own, below all ids.
+    distinct_NK = np.where(present_NK, index_NK, -1 - np.arange(index_NK.shape[1]))
+    ordered_NK = np.sort(distinct_NK, axis=1)
+    if (ordered_NK[:, 1:] == ordered_NK[:, :-1]).any():
         return "a class is kept twice at one position"
-    if np.isnan(logit).any() or (logit > 0).any() or np.isnan(rest).any() or (rest == np.inf).any():
-        return "a logit above 0 or NaN, or a rest that is NaN or infinite"
-    if len(logit) and (logit.max(axis=1) != 0).any():
-        return "a position without its best class"
+    numbers = [logit_NK, rest_NT] + [_values(rows[n]) for n in _FLOATS if n in rows]
+    if any(np.isnan(values).any() for values in numbers) or (rest_NT == np.inf).any():
+        return "a logit or a rest that is NaN, or a rest that is infinite"
+    if (logit_NK > 0).any():
+        return "a logit above 0"
+    best_N = logit_NK.max(axis=1)
+    if selection.keep is Keep.SAMPLE:
+        return _illegal_draws(rows, logit_NK, present_NK, selection)
+    if (best_N != 0).any() or (logit_NK[:, 0] != 0).any():
+        return "a position without its best class in the first place"
+    return _illegal_labels(rows, spec)
+
+
+def _illegal_draws(
+    rows: dict[str, Column], logit_NK: Array, present_NK: Array, selection: Selection
+) -> str | None:
+    count_NK = _values(rows[schema.COUNT])
+    if (count_NK[present_NK] < 1).any() or (count_NK.sum(axis=1) != selection.draws).any():
+        return f"a position whose draws are not {selection.draws}"
+    if np.isneginf(logit_NK[present_NK]).any():
+        return "a class without probability that was drawn"
+    return None
+
+
+def _illegal_labels(rows: dict[str, Column], spec: LabelSetSpec) -> str | None:
+    if schema.LABEL not in rows:
+        return None
+    label_N = _values(rows[schema.LABEL])
+    if len(label_N) and label_N.max() >= spec.num_classes:
+        return f"a hard label of {label_N.max()}, there are {spec.num_classes} classes"
     return None
 
 

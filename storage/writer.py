@@ -14,15 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage import layout, schema
+from storage import entries, layout, schema
+from storage.encoding import EncodedRows, encode
 from storage.files import Folder
 from storage.identity import canonical_json, digest_of_bytes, digest_of_digests
+from storage.options import Layout
 from storage.records import ShardRecord, write_record
 from storage.rows import Ragged, Rows, num_rows
 from storage.spec import LabelSetSpec
 from storage.tables import digest_of_table
 
-_ZSTD_LEVEL = 3
+_ZSTD_LEVEL = {Layout.PLAIN: 3, Layout.FAST: 3, Layout.COMPACT: 5}
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def write_shard(
     Raises:
         StoreError: it cannot be written; then it counts as not made.
     """
-    table = schema.encode(rows, spec, plan.split)
+    encoded = encode(rows, spec, plan.split)
+    table = encoded.table
     groups = row_groups(_positions(rows), spec.positions_per_row_group)
-    content = _parquet_bytes(table, groups)
-    content_digest = _content_digest(table, groups)
+    content = parquet_bytes(encoded, groups, spec, plan.split)
+    content_digest = _content_digest(encoded, groups)
     name = layout.shard_file(plan.split, plan.ordinal, content_digest)
     record = ShardRecord(
         fingerprint=plan.fingerprint,
@@ -119,29 +122,60 @@ def _positions(rows: Rows) -> NDArray[np.int64]:
     return np.ones(num_rows(rows), np.int64)
 
 
-def _content_digest(table: pa.Table, groups: list[int]) -> str:
-    return digest_of_digests([digest_of_bytes(canonical_json(groups)), digest_of_table(table)])
-
-
-def _parquet_bytes(table: pa.Table, groups: list[int]) -> bytes:
+def parquet_bytes(encoded: EncodedRows, groups: list[int], spec: LabelSetSpec, split: str) -> bytes:
+    """A shard's file: row groups of `groups` rows each, the codebook in its metadata."""
+    table = encoded.table
+    selection = spec.selections[split]
+    stored = {
+        part
+        for name in entries.names(selection)
+        for part in entries.stored_names(name, spec, selection)
+    }
     sink = pa.BufferOutputStream()
-    split_columns = [
-        f"{field.name}.list.element"
-        for field in table.schema
-        if field.name in (schema.INDEX, schema.LOGIT, schema.REST)
-        and field.type.value_type.byte_width > 1
-    ]
     with pq.ParquetWriter(
         sink,
         table.schema,
-        compression="zstd",
-        compression_level=_ZSTD_LEVEL,
+        compression=_compressions(table.schema, stored, spec),
+        compression_level=_ZSTD_LEVEL[spec.layout] if spec.layout is not Layout.FAST else None,
         use_dictionary=False,
-        use_byte_stream_split=split_columns or False,
+        use_byte_stream_split=_split_columns(table.schema, stored) or False,
+        write_statistics=[schema.SAMPLE_ID],
         write_page_checksum=True,
     ) as writer:
         start = 0
         for rows in groups:
             writer.write_table(table.slice(start, rows), row_group_size=max(rows, 1))
             start += rows
+        metadata = encoded.codebook.to_metadata()
+        if metadata:
+            writer.add_key_value_metadata(metadata)
     return bytes(sink.getvalue())
+
+
+def _compressions(table_schema: pa.Schema, stored: set[str], spec: LabelSetSpec) -> Any:
+    """zstd, but for the entries of the fast layout: these are not compressed."""
+    if spec.layout is not Layout.FAST:
+        return "zstd"
+    return {_path(field): "none" if field.name in stored else "zstd" for field in table_schema}
+
+
+def _split_columns(table_schema: pa.Schema, stored: set[str]) -> list[str]:
+    """The columns of numbers whose bytes compress better by their place in the number."""
+    return [
+        _path(field)
+        for field in table_schema
+        if field.name in {*stored, schema.REST}
+        and pa.types.is_list(field.type)
+        and field.type.value_type.byte_width > 1
+    ]
+
+
+def _path(field: pa.Field) -> str:
+    """How Parquet calls the values of a column."""
+    return f"{field.name}.list.element" if pa.types.is_list(field.type) else str(field.name)
+
+
+def _content_digest(encoded: EncodedRows, groups: list[int]) -> str:
+    book = {key.decode(): value.decode() for key, value in encoded.codebook.to_metadata().items()}
+    parts = [digest_of_bytes(canonical_json([groups, book])), digest_of_table(encoded.table)]
+    return digest_of_digests(parts)

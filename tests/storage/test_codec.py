@@ -4,6 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.codec import (
+    MASKED_CODE,
+    NUM_LEVELS,
     RELATIVE_ERROR,
     SMALLEST_NORMAL,
     decode_logit,
@@ -15,6 +17,7 @@ from storage.codec import (
 from storage.options import Codec
 
 CODECS = st.sampled_from(Codec)
+FLOATS = st.sampled_from([Codec.FLOAT32, Codec.FLOAT16])
 EXTREMES = [-np.inf, -0.0, 0.0, -1e-45, -6e-8, -65503.9, -65504.0, -65519.0, -65520.0, -3e38]
 
 
@@ -34,7 +37,7 @@ def test_minus_infinity_survives_and_finite_stays_finite(logit, codec):
     assert not np.isnan(decoded).any()
 
 
-@given(logits(), CODECS)
+@given(logits(), FLOATS)
 def test_the_error_is_within_its_bound(logit, codec):
     lowest = np.finfo(logit_dtype(codec)).min
     kept = logit[logit >= lowest].astype(np.float64)
@@ -42,7 +45,7 @@ def test_the_error_is_within_its_bound(logit, codec):
     assert (error <= RELATIVE_ERROR[codec] * np.maximum(-kept, SMALLEST_NORMAL[codec])).all()
 
 
-@given(logits(), CODECS)
+@given(logits(), FLOATS)
 def test_what_is_below_the_range_is_held_at_its_end(logit, codec):
     lowest = np.finfo(logit_dtype(codec)).min
     below = logit[np.isfinite(logit) & (logit < lowest)]
@@ -57,7 +60,7 @@ def test_the_order_is_preserved(logit, codec):
     assert (decoded <= 0).all()
 
 
-@given(logits(), CODECS)
+@given(logits(), FLOATS)
 def test_a_second_round_trip_changes_nothing(logit, codec):
     once = round_trip(logit, codec)
     assert np.array_equal(round_trip(once, codec), once)
@@ -73,14 +76,50 @@ def test_float32_is_exact_for_float32(logit):
 def test_a_logit_is_written_in_the_codecs_type_and_read_as_float32(codec):
     logit = np.zeros((2, 3))
     written = encode_logit(logit, codec)
-    assert written.dtype == logit_dtype(codec) == np.dtype(codec.value)
-    assert decode_logit(written).dtype == np.float32
-    assert written.shape == decode_logit(written).shape == (2, 3)
+    decoded = decode_logit(written.codes, written.levels)
+    assert written.codes.dtype == logit_dtype(codec) == np.dtype(codec.value)
+    assert (written.levels is not None) == (codec is Codec.UINT8)
+    assert decoded.dtype == np.float32
+    assert written.codes.shape == decoded.shape == (2, 3)
 
 
 def test_the_best_class_stays_the_best():
     for codec in Codec:
         assert round_trip(np.array([0.0, -1.0, -np.inf]), codec).tolist() == [0.0, -1.0, -np.inf]
+
+
+class TestLevels:
+    @given(logits(), st.sampled_from([0.25, 1.0, 4.0]))
+    def test_only_the_best_class_is_at_zero(self, logit, scale):
+        logit = np.maximum(logit, np.finfo(np.float32).min).astype(np.float32)
+        decoded = round_trip(logit, Codec.UINT8, scale)
+        smallest = np.finfo(np.float32).tiny / scale
+        assert (decoded[logit == 0] == 0).all()
+        assert (decoded[logit < -smallest] < 0).all()
+
+    @given(st.lists(st.floats(0, 100, width=32), min_size=1, max_size=50))
+    def test_the_error_is_at_most_a_step(self, below):
+        logit = -np.array(below, np.float32)
+        step = np.minimum(0.05 * np.exp(-logit.astype(np.float64) / 4), 1.0)
+        # A level's value is the mean of its logits, which lie within a step of each other.
+        assert (np.abs(round_trip(logit, Codec.UINT8) - logit) <= step * 1.02 + 1e-6).all()
+
+    def test_levels_are_finer_where_a_lower_temperature_needs_it(self):
+        logit = -np.linspace(0.01, 0.5, 1000, dtype=np.float32)
+        plain, fine = (np.abs(round_trip(logit, Codec.UINT8, s) - logit).max() for s in (1, 4))
+        assert fine < plain / 2
+
+    def test_a_level_stands_for_the_mean_of_its_logits(self):
+        written = encode_logit(np.array([-0.0501, -0.0499, -2.0], np.float32), Codec.UINT8)
+        assert written.codes[0] == written.codes[1] != written.codes[2]
+        assert np.isclose(written.levels[written.codes[0]], -0.05)
+        assert len(written.levels) == NUM_LEVELS
+        assert (np.diff(written.levels) < 0).all()
+
+    def test_a_masked_class_has_a_code_of_its_own(self):
+        written = encode_logit(np.array([-np.inf, -3e38, 0.0]), Codec.UINT8)
+        assert written.codes.tolist() == [MASKED_CODE, NUM_LEVELS - 1, 0]
+        assert np.isfinite(written.levels).all()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from storage.options import (
     Keep,
     KeptSetOptions,
     LabelOptions,
+    Selection,
     SplitOptions,
     Task,
 )
@@ -33,20 +34,34 @@ class TestEveryOption:
     @pytest.mark.parametrize(
         ("field", "value", "there_is"),
         [
-            ("keep", "top_p", "top_k, all"),
-            ("keep", "sample", "top_k, all"),
-            ("codec", "uint8", "float32, float16"),
             ("batch_size", "auto", "a number of samples"),
             ("inputs", "reference", "copy"),
             ("on_bad_sample", "quarantine", "fail"),
-            ("evaluation", {"keep": "top_p"}, "top_k, all"),
         ],
     )
     def test_what_is_planned_is_refused_and_never_ignored(self, field, value, there_is):
         with pytest.raises(ValidationError, match=f"is not built yet; there is: {there_is}"):
             LabelOptions.model_validate({field: value})
 
-    @pytest.mark.parametrize("field", ["keep", "codec", "inputs", "on_bad_sample", "batch_size"])
+    @pytest.mark.parametrize("keep", ["top_p", "sample"])
+    def test_models_are_compared_on_a_true_kept_set(self, keep):
+        with pytest.raises(ValidationError, match="evaluation.keep"):
+            LabelOptions.model_validate({"evaluation": {"keep": keep}})
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            "keep",
+            "layout",
+            "p",
+            "draws",
+            "max_bytes",
+            "codec",
+            "inputs",
+            "on_bad_sample",
+            "batch_size",
+        ],
+    )
     def test_what_is_neither_there_nor_planned_is_refused(self, field):
         with pytest.raises(ValidationError, match=field):
             LabelOptions.model_validate({field: "nonsense"})
@@ -186,20 +201,57 @@ class TestLabelOptions:
         assert options.evaluation == KeptSetOptions(keep=Keep.TOP_K, k=64)
 
     def test_training_keeps_what_was_asked_for(self):
-        assert LabelOptions(k=3).entries("train", 10) == 3
-        assert LabelOptions(keep=Keep.ALL, k=3).entries("train", 10) == 10
+        assert LabelOptions(k=3).selection("train", 10) == Selection(keep=Keep.TOP_K, k=3)
+        everything = LabelOptions(keep=Keep.ALL, k=3).selection("train", 10)
+        assert everything == Selection(keep=Keep.ALL, k=10)
+
+    def test_a_nucleus_has_at_most_k_classes_and_at_most_all(self):
+        options = LabelOptions(keep=Keep.TOP_P, k=64, p=0.8, select_temperature=2.0)
+        assert options.selection("train", 10) == Selection(
+            keep=Keep.TOP_P, k=10, p=0.8, temperature=2.0
+        )
+
+    def test_draws_have_at_most_so_many_different_classes(self):
+        options = LabelOptions(keep=Keep.SAMPLE, k=3, draws=50, seed=7)
+        assert options.selection("train", 10) == Selection(keep=Keep.SAMPLE, k=10, draws=50, seed=7)
+        assert options.selection("train", 1000).k == 50
+
+    def test_draws_are_made_at_a_stored_temperature(self):
+        assert 3.0 in LabelOptions(keep=Keep.SAMPLE, select_temperature=3.0).temperatures
+        assert 3.0 not in LabelOptions(keep=Keep.TOP_P, select_temperature=3.0).temperatures
 
     @pytest.mark.parametrize("split", ["test", "validation"])
     def test_other_splits_keep_what_makes_them_comparable(self, split):
-        assert LabelOptions(k=3).entries(split, 10) == 10
-        assert LabelOptions(k=3).entries(split, 1000) == 64
-        assert LabelOptions(k=3, evaluation=KeptSetOptions(k=5)).entries(split, 1000) == 5
-        assert LabelOptions(evaluation=KeptSetOptions(keep=Keep.ALL)).entries(split, 1000) == 1000
+        def k(options: LabelOptions, num_classes: int) -> int:
+            return options.selection(split, num_classes).k
+
+        assert k(LabelOptions(k=3), 10) == 10
+        assert k(LabelOptions(keep=Keep.SAMPLE), 1000) == 64
+        assert k(LabelOptions(k=3, evaluation=KeptSetOptions(k=5)), 1000) == 5
+        assert k(LabelOptions(evaluation=KeptSetOptions(keep=Keep.ALL)), 1000) == 1000
 
     def test_identity_is_what_decides_the_bytes(self):
         assert LabelOptions(k=3).identity() != LabelOptions(k=4).identity()
         assert LabelOptions(batch_size=8).identity() != LabelOptions(batch_size=16).identity()
-        assert "on_bad_sample" not in LabelOptions().identity()
+        assert not {"on_bad_sample", "max_bytes"} & LabelOptions().identity().keys()
+
+    @pytest.mark.parametrize(
+        ("keep", "with_effect"),
+        [
+            ("top_k", {"k"}),
+            ("top_p", {"k", "p", "select_temperature"}),
+            ("sample", {"draws", "seed", "select_temperature"}),
+            ("all", set()),
+        ],
+    )
+    def test_identity_leaves_out_what_has_no_effect(self, keep, with_effect):
+        for field in ("k", "p", "draws", "seed", "select_temperature"):
+            changed = {"keep": keep, field: 0.5 if field in ("p", "select_temperature") else 5}
+            same = (
+                LabelOptions.model_validate(changed).identity()
+                == LabelOptions.model_validate({"keep": keep}).identity()
+            )
+            assert same != (field in with_effect)
 
     def test_equal_intents_have_one_identity(self):
         a = LabelOptions.model_validate({"temperature": 2})

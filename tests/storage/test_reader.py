@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage import layout, reader
+from storage.encoding import encode
 from storage.errors import IntegrityError, MissingProductError, StoreError
 from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.reader import LabelSet
 from storage.records import Manifest, seal, write_record
 from storage.rows import Ragged, concatenate, num_rows
-from storage.schema import encode
 from tests.storage.refusal import refused
 from tests.storage.toy import token_spec, toy_rows, toy_spec, write_toy_set
 
@@ -65,9 +65,9 @@ class TestOpen:
             LabelSet.open(labels.folder)
 
     def test_a_newer_format_is_refused(self, labels):
-        content = labels.manifest.model_dump(mode="json") | {"format_version": 2}
+        content = labels.manifest.model_dump(mode="json") | {"format_version": 3}
         labels.folder.write_bytes(layout.MANIFEST, seal(content))
-        with refused(IntegrityError, "format version 2", "up to 1", "use a newer softlabel"):
+        with refused(IntegrityError, "format version 3", "up to 2", "use a newer softlabel"):
             LabelSet.open(labels.folder)
 
 
@@ -149,7 +149,7 @@ class TestRead:
 
     def test_columns_of_a_later_version_are_ignored(self, labels):
         shard = labels.shards("test")[0]
-        table = encode(toy_rows(labels.spec, "test", range(4)), labels.spec, "test")
+        table = encode(toy_rows(labels.spec, "test", range(4)), labels.spec, "test").table
         sink = pa.BufferOutputStream()
         pq.write_table(table.append_column("view_seed", pa.array([1, 2, 3, 4])), sink)
         content = bytes(sink.getvalue())

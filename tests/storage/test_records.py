@@ -13,7 +13,7 @@ from storage.records import Manifest, ShardRecord, parse, read_record, seal, uns
 from storage.spec import FORMAT_VERSION
 from tests.storage.refusal import refused
 from tests.storage.test_identity import JSON
-from tests.storage.toy import SET_FINGERPRINT, toy_spec
+from tests.storage.toy import SET_FINGERPRINT, kept, toy_spec
 
 CONTENT = {"small": 1e-05, "digits": 0.30000000000000004, "text": "é", "none": None, "list": [1, 2]}
 
@@ -107,9 +107,9 @@ class TestSeal:
 
     def test_a_record_cut_short_anywhere_is_found(self):
         sealed = seal(CONTENT)
-        for kept in range(len(sealed)):
+        for length in range(len(sealed)):
             with refused(IntegrityError, "here.json"):
-                unseal(sealed[:kept], "here.json")
+                unseal(sealed[:length], "here.json")
 
     @pytest.mark.parametrize("more", [b"\n", b" ", b"{}", b"\x00"])
     def test_more_at_the_end_is_found(self, more):
@@ -244,7 +244,7 @@ class TestManifest:
     SHARDS = (shard("test", 0), shard("train", 1), shard("a"), shard("train", 0))
 
     def manifest(self, shards):
-        spec = toy_spec(entries={"a": 1, "test": 5, "train": 3})
+        spec = toy_spec(selections=kept(a=1, test=5, train=3))
         return Manifest.of(SET_FINGERPRINT, spec, shards, {})
 
     def test_training_comes_first_then_the_splits_by_name(self):

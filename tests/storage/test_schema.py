@@ -2,94 +2,18 @@ import io
 import json
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from storage.codec import round_trip
-from storage.errors import IntegrityError, RecipeError
-from storage.options import Codec, Task
-from storage.rows import Ragged
-from storage.schema import METADATA_KEY, STATISTICS, arrow_schema, decode, encode, widths
-from storage.spec import InputSpec, LabelSetSpec
-from tests.storage.refusal import refused
+from storage.encoding import encode
+from storage.options import Codec, Keep, Layout, Selection
+from storage.schema import METADATA_KEY, STATISTICS, arrow_schema, columns, stored_columns, widths
+from storage.spec import LabelSetSpec
 from tests.storage.toy import token_spec, toy_rows, toy_spec
 
-NUM_CLASSES = [2, 3, 255, 256, 257, 65_536, 65_537, 300_000]
-INPUTS = [
-    InputSpec(name="x", dtype="float32", shape=(2, 3)),
-    InputSpec(name="pixels", dtype="uint8", shape=(4,)),
-    InputSpec(name="plain", dtype="int64", shape=()),
-]
-
-
-@st.composite
-def specs(draw: st.DrawFn) -> LabelSetSpec:
-    num_classes = draw(st.sampled_from(NUM_CLASSES))
-    task = draw(st.sampled_from([Task.CLASSIFICATION, Task.TAGGING]))
-    tokens = InputSpec(name="tokens", dtype=draw(st.sampled_from(["int32", "int64"])), shape=None)
-    kept = st.integers(1, min(num_classes, 8))
-    return LabelSetSpec(
-        task=task,
-        num_classes=num_classes,
-        inputs=(tokens,) if task.has_many_positions else tuple(INPUTS),
-        has_label=draw(st.booleans()),
-        entries={"train": draw(kept), "test": draw(kept)},
-        temperatures=(2.0, 1.0, 4.0, 8.0)[: draw(st.integers(1, 4))],
-        codec=draw(st.sampled_from(Codec)),
-        statistics=draw(st.booleans()),
-        positions_per_row_group=100,
-    )
-
-
-def random_rows(spec: LabelSetSpec, split: str, count: int, seed: int) -> dict:
-    """Any rows that a teacher could give: masked classes and nothing left included."""
-    rng = np.random.default_rng(seed)
-    many = spec.has_many_positions
-    lengths = rng.integers(0, 5, count) if many else np.ones(count, np.int64)
-    positions = int(lengths.sum())
-    columns = _random_labels(rng, spec, split, positions)
-    if many:
-        columns |= {"input.tokens": rng.integers(0, 9, positions).astype(spec.inputs[0].dtype)}
-        columns = {name: Ragged(values, lengths) for name, values in columns.items()}
-    else:
-        for entry in INPUTS:
-            values = rng.integers(0, 9, (positions, *entry.shape)).astype(entry.dtype)
-            columns[f"input.{entry.name}"] = values
-    return {"sample_id": np.array([f"é{n}" for n in range(count)], object), **columns}
-
-
-def _random_labels(rng, spec, split, positions):
-    k = spec.entries[split]
-    index = [rng.choice(spec.num_classes, k, replace=False) for _ in range(positions)]
-    logit = -np.sort(rng.exponential(50, (positions, k)).astype(np.float32), axis=1)
-    logit[:, 0] = 0
-    logit[rng.random(logit.shape) < 0.1] = -np.inf
-    rest = -rng.exponential(9, (positions, len(spec.temperatures))).astype(np.float32)
-    rest[rng.random(rest.shape) < 0.2] = -np.inf
-    columns = {"index": np.array(index, np.int64).reshape(-1, k), "logit": logit, "rest": rest}
-    if spec.has_label:
-        columns["label"] = rng.integers(-100, spec.num_classes, positions)
-        columns["label_logit"] = rest[:, 0]
-    if spec.has_many_positions:
-        columns["mask"] = rng.random(positions) < 0.5
-    if spec.statistics:
-        columns |= {name: rng.normal(size=positions).astype(np.float32) for name in STATISTICS}
-    return columns
-
-
-def assert_same(found, expected):
-    assert type(found) is type(expected)
-    if isinstance(found, Ragged):
-        assert found.lengths_B.tolist() == expected.lengths_B.tolist()
-        found, expected = found.values_NW, expected.values_NW
-    assert found.shape == expected.shape
-    assert found.dtype == expected.dtype
-    assert np.array_equal(found, expected)
+DRAWN = {"train": Selection(keep=Keep.SAMPLE, k=3, draws=300)}
 
 
 def as_parquet(table: pa.Table) -> io.BytesIO:
@@ -97,66 +21,6 @@ def as_parquet(table: pa.Table) -> io.BytesIO:
     pq.write_table(table, file)
     file.seek(0)
     return file
-
-
-class TestRoundTrip:
-    @settings(max_examples=60)
-    @given(
-        specs(), st.integers(1, 6), st.integers(0, 2**32 - 1), st.sampled_from(["train", "test"])
-    )
-    def test_what_is_encoded_is_decoded(self, spec, count, seed, split):
-        rows = random_rows(spec, split, count, seed)
-        table = pq.read_table(as_parquet(encode(rows, spec, split)))
-        decoded = decode(table, spec, split, table.column_names)
-        assert decoded.keys() == rows.keys()
-        logit = rows["logit"]
-        if isinstance(logit, Ragged):
-            rows["logit"] = Ragged(round_trip(logit.values_NW, spec.codec), logit.lengths_B)
-        else:
-            rows["logit"] = round_trip(logit, spec.codec)
-        for name, column in rows.items():
-            assert_same(decoded[name], column)
-
-    @pytest.mark.parametrize("spec", [toy_spec(), token_spec()])
-    def test_a_slice_decodes_to_its_rows(self, spec):
-        table = encode(toy_rows(spec, "train", range(6)), spec, "train")
-        found = decode(table.slice(2, 3), spec, "train", ["sample_id", "index"])
-        expected = toy_rows(spec, "train", range(2, 5))
-        assert found["sample_id"].tolist() == expected["sample_id"].tolist()
-        assert_same(found["index"], expected["index"])
-
-    def test_only_the_columns_asked_for_are_decoded(self):
-        spec = toy_spec()
-        table = encode(toy_rows(spec, "train", range(3)), spec, "train")
-        assert list(decode(table, spec, "train", ["logit", "sample_id"])) == ["logit", "sample_id"]
-
-    def test_columns_that_are_not_known_are_ignored(self):
-        spec = toy_spec()
-        table = encode(toy_rows(spec, "train", range(3)), spec, "train")
-        names = table.column_names
-        later = table.append_column("view_seed", pa.array([1, 2, 3])).select(["view_seed", *names])
-        found = decode(later, spec, "train", names)
-        for name, column in decode(table, spec, "train", names).items():
-            assert_same(found[name], column)
-
-    def test_the_numbers_can_be_worked_out_by_hand(self):
-        spec = toy_spec()
-        rows = decode(
-            encode(toy_rows(spec, "train", [4]), spec, "train"), spec, "train",
-            ["index", "logit", "rest", "label", "label_logit"],
-        )  # fmt: skip
-        assert rows["index"].tolist() == [[4, 0, 1]]
-        assert rows["logit"].tolist() == [[0.0, -0.5, -1.0]]
-        left_at_one = np.log(np.exp(-3) + np.exp(-4))
-        left_at_two = np.log(np.exp(-1.5) + np.exp(-2))
-        assert np.allclose(rows["rest"], [[left_at_two, left_at_one]])
-        assert rows["label"].tolist() == [0]
-        assert rows["label_logit"].tolist() == [-0.5]
-
-    def test_nothing_left_is_minus_infinity(self):
-        spec = toy_spec()
-        table = encode(toy_rows(spec, "test", range(2)), spec, "test")
-        assert np.isneginf(decode(table, spec, "test", ["rest"])["rest"]).all()
 
 
 class TestFile:
@@ -174,7 +38,7 @@ class TestFile:
 
     def table(self, spec=None):
         spec = spec or toy_spec(codec=Codec.FLOAT16)
-        return encode(toy_rows(spec, "train", range(3)), spec, "train")
+        return encode(toy_rows(spec, "train", range(3)), spec, "train").table
 
     def test_pyarrow_finds_the_documented_types(self):
         schema = pq.read_schema(as_parquet(self.table()))
@@ -216,35 +80,39 @@ class TestFile:
         assert str(schema.field("index").type.value_type) == kind
 
     def test_columns_follow_the_specification(self):
-        assert widths(toy_spec(has_label=False), "train") == {"index": 3, "logit": 3, "rest": 2}
-        assert set(widths(toy_spec(statistics=True), "test")) >= set(STATISTICS)
-        assert "mask" in widths(token_spec(), "train")
+        assert widths(toy_spec(has_label=False)) == {"rest": 2}
+        assert set(widths(toy_spec(statistics=True))) >= set(STATISTICS)
+        assert "mask" in widths(token_spec())
+        assert columns(toy_spec(), "train") == list(self.TYPES)
 
+    def test_the_fast_layout_has_bytes(self):
+        schema = arrow_schema(toy_spec(layout=Layout.FAST, num_classes=300), "train")
+        assert str(schema.field("index").type) == "fixed_size_binary[6]"
+        assert str(schema.field("logit").type) == "fixed_size_binary[6]"
+        schema = arrow_schema(token_spec(layout=Layout.FAST), "train")
+        assert str(schema.field("index").type) == "binary"
 
-class TestWrongShapes:
-    def test_lists_of_another_length_are_refused(self):
-        spec = toy_spec()
-        table = encode(toy_rows(spec, "test", range(3)), spec, "test")
-        with refused(IntegrityError, "'index'", "(3,)"):
-            decode(table, spec, "train", ["index"])
+    @pytest.mark.parametrize(
+        ("num_classes", "codec", "ids", "logits"),
+        [(256, Codec.UINT8, 1, 1), (257, Codec.FLOAT16, 2, 2), (300_000, Codec.FLOAT32, 3, 4)],
+    )
+    def test_the_compact_layout_has_planes_of_bytes(self, num_classes, codec, ids, logits):
+        spec = toy_spec(layout=Layout.COMPACT, num_classes=num_classes, codec=codec)
+        names = arrow_schema(spec, "train").names
+        assert [name for name in names if name.startswith("index")] == [
+            f"index.{plane}" for plane in range(ids)
+        ]
+        assert [name for name in names if name.startswith("logit")] == [
+            f"logit.{plane}" for plane in range(logits)
+        ]
+        assert stored_columns(spec, "train", ["rest", "index"])[0] == "rest"
 
-    def test_inputs_of_another_shape_are_refused(self):
-        spec = toy_spec()
-        table = encode(toy_rows(spec, "train", range(3)), spec, "train")
-        other = toy_spec(inputs=(InputSpec(name="x", dtype="float32", shape=(3, 3)),))
-        with refused(IntegrityError, "'x'", "(3, 3)"):
-            decode(table, other, "train", ["input.x"])
-
-    def test_blocks_that_are_no_multiple_are_refused(self):
-        spec = token_spec(entries={"train": 3, "test": 5})
-        table = encode(toy_rows(spec, "train", range(3)), spec, "train")
-        with refused(IntegrityError, "'index'", "multiple of 5"):
-            decode(table, spec, "test", ["index"])
-
-    def test_a_shard_too_large_for_its_lists_is_refused(self):
-        huge = InputSpec(name="x", dtype="uint8", shape=(1024, 1024))
-        spec = toy_spec(inputs=(huge,))
-        rows = dict(toy_rows(spec, "train", range(2048)))
-        rows["input.x"] = np.broadcast_to(np.uint8(0), (2048, *huge.shape))
-        with refused(RecipeError, "labels.positions_per_shard", "lower it"):
-            encode(rows, spec, "train")
+    def test_entries_that_vary_say_how_many(self):
+        assert columns(toy_spec(selections=DRAWN), "train")[2:6] == [
+            "index", "logit", "count", "kept",
+        ]  # fmt: skip
+        assert "kept" not in arrow_schema(toy_spec(selections=DRAWN), "train").names
+        schema = arrow_schema(token_spec(selections=DRAWN), "train")
+        assert str(schema.field("kept").type) == "list<element: uint8 not null>"
+        assert str(schema.field("count").type) == "list<element: uint16 not null>"
+        assert stored_columns(token_spec(selections=DRAWN), "train", ["index"]) == ["index", "kept"]

@@ -14,6 +14,7 @@ from storage.verify import Fault, illegal, verify
 from tests.storage.refusal import refused
 from tests.storage.toy import (
     SET_FINGERPRINT,
+    kept,
     token_spec,
     toy_rows,
     toy_spec,
@@ -123,7 +124,7 @@ class TestLabelSet:
         assert the_fault(labels.folder).url == labels.folder.url_of(name)
 
     def test_numbers_that_no_soft_label_holds_are_a_fault(self, store):
-        spec = toy_spec(entries={"train": 3})
+        spec = toy_spec(selections=kept(train=3))
         folder = store / layout.product(layout.LABELS, SET_FINGERPRINT)
         shard = write_toy_shard(folder, spec, "train", 0, range(6))
         manifest = Manifest.of(

@@ -15,7 +15,7 @@ import numpy as np
 from storage import layout
 from storage.files import Folder
 from storage.identity import fingerprint
-from storage.options import Codec, Task
+from storage.options import Codec, Keep, Selection, Task
 from storage.reader import LabelSet
 from storage.records import Manifest, ShardRecord, write_record
 from storage.rows import Ragged, Rows
@@ -34,12 +34,18 @@ def toy_spec(**changes: Any) -> LabelSetSpec:
         num_classes=5,
         inputs=(VECTOR,),
         has_label=True,
-        entries={"train": 3, "test": 5},
+        teacher_classes=5,
+        selections=kept(train=3, test=5),
         temperatures=(2.0, 1.0),
         codec=Codec.FLOAT16,
         positions_per_row_group=4,
     )
     return spec.model_copy(update=changes)
+
+
+def kept(**entries: int) -> dict[str, Selection]:
+    """So many entries of each position, for each split."""
+    return {split: Selection(keep=Keep.TOP_K, k=k) for split, k in entries.items()}
 
 
 def token_spec(**changes: Any) -> LabelSetSpec:
