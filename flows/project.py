@@ -161,18 +161,22 @@ class Project:
         recipe = self.recipe
         num_classes = int(teacher.details["num_classes"])
         said = recipe.data.num_classes
-        if said is not None and said != num_classes:
-            raise RecipeError(
-                f"data.classes: expected the {num_classes} classes that the teacher gives, "
-                f"got {said}"
-            )
+        if said is not None:
+            _require_classes(said, num_classes, padded=recipe.data.padded)
         intent = intents.label_set(
             recipe.data,
             recipe.labels,
             intents.teacher_architecture(recipe.teacher),
             teacher.details["weights_digest"],
         )
-        spec = spec_of(self.index.form, recipe.labels, num_classes, recipe.data.class_names)
+        spec = spec_of(
+            self.index.form,
+            recipe.labels,
+            num_classes if said is None else said,
+            recipe.data.class_names,
+            teacher_classes=num_classes,
+            padded=recipe.data.padded,
+        )
         folder = self.store / layout.product(layout.LABELS, intent.fingerprint)
         plan = plan_labels(folder, intent.fingerprint, self.index)
         return Labels(intent, folder, spec, plan)
@@ -276,6 +280,21 @@ class Project:
             "labels": recipe.labels.identity(),
         }
         return identity.fingerprint(asked)
+
+
+def _require_classes(said: int, given: int, *, padded: bool) -> None:
+    """The teacher's outputs are the classes of the data, or these and padding.
+
+    Raises:
+        RecipeError: they are not.
+    """
+    if said == given or (padded and given > said):
+        return
+    more = f"; if the ids {said} to {given - 1} are padding, say data.padded: true"
+    raise RecipeError(
+        f"data.classes: expected the {given} classes that the teacher gives, got {said}"
+        + (more if given > said else "")
+    )
 
 
 def open_labels(recipe: str, store: str | None = None) -> LabelSet:

@@ -27,9 +27,16 @@ from pydantic import (
 )
 
 from storage.errors import RecipeError, one_line
-from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, Task, built
+from storage.options import TRAIN, DataOptions, Keep, LabelOptions, Name, Options, Task, built
 from storage.targets import append_import_path
-from tasks.options import TEACHER, EvaluationOptions, StudentOptions, TeacherChoice
+from tasks.options import (
+    TEACHER,
+    EvaluationOptions,
+    SoftLoss,
+    StudentOptions,
+    TeacherChoice,
+    kept_set_fault,
+)
 
 
 def _cron(value: str) -> str:
@@ -102,6 +109,9 @@ class Recipe(Options):
     def _require_learnable(self, where: str, student: StudentOptions) -> None:
         """The labels that a student learns from are among those that will be stored."""
         loss, stored = student.loss, self.labels.temperatures
+        drawn = self.labels.keep is Keep.SAMPLE
+        if loss.soft_weight > 0 and drawn != (loss.soft is SoftLoss.SAMPLED):
+            raise ValueError(f"{where}.soft: {kept_set_fault(drawn=drawn)}; got {loss.soft}")
         if loss.soft_weight > 0 and loss.temperature not in (None, *stored):
             raise ValueError(
                 f"{where}.temperature: expected one of the stored temperatures "

@@ -8,7 +8,7 @@ places are sorted by a hash of theirs. Memory grows with the number of row group
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,10 +74,26 @@ class Order:
 def permutation(length: int, key: str) -> NDArray[np.int64]:
     """The numbers below `length` in an order that `key` alone decides."""
     start = np.frombuffer(hashlib.sha256(key.encode()).digest()[:8], np.uint64)
-    return np.argsort(_splitmix64(np.arange(length, dtype=np.uint64) + start), kind="stable")
+    return np.argsort(mix64(np.arange(length, dtype=np.uint64) + start), kind="stable")
 
 
-def _splitmix64(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def position_keys(
+    sample_ids: Sequence[str], lengths_B: NDArray[np.int64], seed: int
+) -> NDArray[np.uint64]:
+    """A key for each position, sample by sample: of the seed, the sample's id and the place."""
+    starts = np.array(
+        [
+            int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "little")
+            for name in sample_ids
+        ],
+        np.uint64,
+    )
+    within = np.arange(lengths_B.sum()) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B)
+    with np.errstate(over="ignore"):
+        return np.repeat(starts, lengths_B) + within.astype(np.uint64)
+
+
+def mix64(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """A bijective mix of 64 bits (Steele, Lea and Flood, OOPSLA 2014)."""
     with np.errstate(over="ignore"):
         mixed = value * np.uint64(0x9E3779B97F4A7C15)

@@ -41,6 +41,7 @@ class LabelSetSpec(StoredModel):
         num_classes: C, the classes that an entry can be.
         teacher_classes: the length of the teacher's output; beyond C it is padding, whose mass is
             part of `rest`.
+        padded: whether models may have outputs beyond C.
         selections: which entries a position keeps, for each split.
         temperatures: where `rest` is stored; the first is T.
     """
@@ -52,6 +53,7 @@ class LabelSetSpec(StoredModel):
     inputs: tuple[InputSpec, ...]
     has_label: bool
     teacher_classes: PositiveInt
+    padded: bool = False
     selections: dict[str, Selection]
     temperatures: Annotated[tuple[float, ...], Field(min_length=1)]
     codec: Codec
@@ -96,6 +98,8 @@ def spec_of(
     num_classes: int,
     class_names: tuple[str, ...] | None,
     teacher_classes: int | None = None,
+    *,
+    padded: bool = False,
 ) -> LabelSetSpec:
     """The form of the label set that `options` make of data and a teacher of `num_classes`.
 
@@ -105,6 +109,7 @@ def spec_of(
         num_classes: C.
         class_names: their names, where there are any.
         teacher_classes: how many outputs the teacher has; None means C.
+        padded: whether models may have outputs beyond C.
 
     Raises:
         RecipeError: more classes would be kept than there are.
@@ -121,6 +126,7 @@ def spec_of(
         inputs=form.inputs,
         has_label=form.has_label,
         teacher_classes=teacher_classes or num_classes,
+        padded=padded,
         selections={split: options.selection(split, num_classes) for split in form.splits},
         temperatures=options.temperatures,
         codec=options.codec,

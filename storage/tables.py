@@ -44,12 +44,19 @@ def _hash_array(state: hashlib._Hash, array: pa.Array) -> None:
     elif _is_text(kind):
         values = array.drop_null().cast(pa.large_binary())
         state.update(np.asarray(pc.binary_length(values)).astype(np.int64).tobytes())
-        state.update(b"".join(values.to_pylist()))
+        state.update(_content(values))
     else:
         values = array.drop_null().to_numpy(zero_copy_only=False)
         if values.dtype.hasobject and len(values):
             raise TypeError(f"a column of {kind} has no digest")
         state.update(np.ascontiguousarray(values).tobytes())
+
+
+def _content(array: pa.Array) -> memoryview:
+    """The bytes of all values, one after the other."""
+    offsets = np.frombuffer(array.buffers()[1], np.int64, len(array) + 1, array.offset * 8)
+    data = array.buffers()[2]
+    return memoryview(data if data is not None else b"")[int(offsets[0]) : int(offsets[-1])]
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -58,6 +65,7 @@ def _is_text(kind: pa.DataType) -> bool:
         pa.types.is_large_string,
         pa.types.is_string_view,
         pa.types.is_binary,
+        pa.types.is_fixed_size_binary,
         pa.types.is_large_binary,
         pa.types.is_binary_view,
     )

@@ -26,7 +26,7 @@ from tasks.nn.batch import by_position
 from tasks.nn.losses import distillation_loss
 from tasks.nn.models import build_model
 from tasks.nn.trainer import StepResult, Trainer
-from tasks.options import LossOptions, ModelOptions, TrainingOptions
+from tasks.options import LossOptions, ModelOptions, SoftLoss, TrainingOptions
 from tasks.progress import track
 from tasks.stream import Source, Stream
 
@@ -57,6 +57,7 @@ class FitJob:
         training: how it is trained.
         inputs: what the model gets.
         num_classes: C.
+        padded: whether the model may have outputs beyond C.
     """
 
     title: str
@@ -66,6 +67,7 @@ class FitJob:
     training: TrainingOptions
     inputs: Sequence[InputSpec]
     num_classes: int
+    padded: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def fit(
     """
     training = job.training
     torch.manual_seed(training.seed)
-    model = build_model(job.model, job.inputs, job.num_classes, f"{job.where}.model")
+    model = build_model(
+        job.model, job.inputs, job.num_classes, f"{job.where}.model", padded=job.padded
+    )
     stream = Stream(source, training.batch_size, training.seed, training.window)
     total_steps = training.epochs * stream.batches_per_epoch
     trainer = Trainer(model, job.loss, training, total_steps, device)
@@ -128,7 +132,7 @@ def validate(trainer: Trainer, source: Source, batch_size: int) -> dict[str, flo
         for batch in Stream(source, batch_size, shuffle=False):
             moved = batch.to(trainer.device)
             logit_PC = by_position(trainer.model(*moved.inputs))
-            parts = distillation_loss(logit_PC, moved, trainer.loss)
+            parts = distillation_loss(logit_PC, moved, on_kept_set(trainer.loss))
             counts_P = moved.mask_P & (moved.label_P >= 0)
             loss += parts.total.item() * moved.num_positions
             correct += ((logit_PC.argmax(dim=1) == moved.label_P) & counts_P).sum().item()
@@ -137,6 +141,13 @@ def validate(trainer: Trainer, source: Source, batch_size: int) -> dict[str, flo
     trainer.model.train()
     figures = {"validation_loss": loss / max(positions, 1)}
     return figures | ({"validation_accuracy": correct / labelled} if labelled else {})
+
+
+def on_kept_set(loss: LossOptions) -> LossOptions:
+    """The loss where labels are a true kept set: draws have no loss there, their limit has."""
+    if loss.soft is not SoftLoss.SAMPLED:
+        return loss
+    return loss.model_copy(update={"soft": SoftLoss.FORWARD_KL})
 
 
 def history_bytes(history: list[dict[str, Any]]) -> bytes:

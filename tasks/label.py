@@ -6,34 +6,40 @@ what was made before. Each shard commits by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from storage import layout, schema
 from storage.codec import round_trip
 from storage.corpus import Corpus
+from storage.entries import level_scale
 from storage.errors import DataError, ModelError
 from storage.files import Folder
+from storage.options import Keep
+from storage.order import position_keys
 from storage.records import Manifest, ShardRecord, write_record
 from storage.rows import Array, Column, Ragged, Rows, num_rows, take
 from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan, write_shard
 from tasks.nn.batch import Batch
-from tasks.nn.softlabels import (
+from tasks.nn.fidelity import (
     Fidelity,
-    SoftLabels,
-    capture,
+    best_agrees,
+    codec_kl,
     fidelity_record,
     measure,
     merge_fidelity,
-    require_finite,
 )
+from tasks.nn.softlabels import SoftLabels, capture, require_finite
 from tasks.stream import collate
 from tasks.teachers import Teacher
+
+_NAMED_IDS = 5
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class LabelWork:
 
 def label_shards(
     folder: Folder,
-    plans: Sequence[ShardPlan],
+    plans: Iterable[ShardPlan],
     spec: LabelSetSpec,
     corpus: Corpus,
     teacher: Teacher,
@@ -58,7 +64,7 @@ def label_shards(
 
     Args:
         folder: the label set.
-        plans: what to make.
+        plans: what to make; each is asked for when the one before is committed.
         spec: its form.
         corpus: the samples.
         teacher: gives their logits.
@@ -70,10 +76,10 @@ def label_shards(
         ModelError: the teacher has another number of classes than the specification.
         DataError: a hard label is not among the teacher's classes.
     """
-    if teacher.num_classes != spec.num_classes:
+    if teacher.num_classes != spec.teacher_classes:
         raise ModelError(
-            f"teacher: it gives {teacher.num_classes} classes, {spec.num_classes} were expected "
-            "from data.classes and its card"
+            f"teacher: it gives {teacher.num_classes} classes, {spec.teacher_classes} were "
+            "expected from data.classes and its card"
         )
     records = []
     batches = 0
@@ -94,17 +100,23 @@ def label_rows(
     parts: list[SoftLabels] = []
     measured: list[tuple[Fidelity, torch.Tensor]] = []
     for start in range(0, num_rows(rows), batch_size):
-        batch = collate(take(rows, np.arange(start, min(start + batch_size, num_rows(rows)))), ())
+        some = take(rows, np.arange(start, min(start + batch_size, num_rows(rows))))
+        batch = collate(some, ())
         kept, fidelity = _label_batch(batch, spec, split, teacher)
         parts.append(kept)
         measured.append((fidelity, batch.mask_P[batch.real_P]))
     columns = {name: _column([getattr(part, name) for part in parts], rows) for name in _FIELDS}
+    selection = spec.selections[split]
+    if selection.varies:
+        columns[schema.KEPT] = _column([part.kept_P for part in parts], rows)
+    if selection.keep is Keep.SAMPLE:
+        columns[schema.COUNT] = _column([part.count_PK for part in parts], rows)
     if spec.has_label:
         columns[schema.LABEL_LOGIT] = _column([part.label_logit_P for part in parts], rows)
     for name in schema.STATISTICS if spec.statistics else ():
         columns[name] = _column([part.statistics[name] for part in parts], rows)
     labelled = {_FIELDS.get(name, name): column for name, column in columns.items()}
-    return {**rows, **labelled}, fidelity_record(measured, spec.temperatures)
+    return {**rows, **labelled}, _fidelity(parts, measured, spec)
 
 
 def finish_label_set(
@@ -137,6 +149,22 @@ def _require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
         )
 
 
+def _fidelity(
+    parts: Sequence[SoftLabels],
+    measured: Sequence[tuple[Fidelity, torch.Tensor]],
+    spec: LabelSetSpec,
+) -> dict[str, Any]:
+    """The fidelity of a shard; the codec comes last, for its levels are those of a whole shard."""
+    logit_PK = torch.cat([part.logit_PK for part in parts]).cpu()
+    rest_PT = torch.cat([part.rest_PT for part in parts]).cpu()
+    decoded = round_trip(logit_PK.numpy(), spec.codec, level_scale(spec.temperatures))
+    decoded_PK = torch.from_numpy(decoded)
+    mask_P = torch.cat([mask for _, mask in measured]).cpu()
+    codec_PT = codec_kl(logit_PK, decoded_PK, rest_PT, spec.temperatures)[mask_P]
+    agreement_P = best_agrees(logit_PK, decoded_PK)[mask_P]
+    return fidelity_record(measured, codec_PT, agreement_P, spec.temperatures)
+
+
 def _label_batch(
     batch: Batch, spec: LabelSetSpec, split: str, teacher: Teacher
 ) -> tuple[SoftLabels, Fidelity]:
@@ -149,13 +177,45 @@ def _label_batch(
     require_finite(logit_PC, batch.sample_ids, batch.real_P)
     real_P = batch.real_P.to(logit_PC.device)
     logit_PC = logit_PC[real_P] if not bool(real_P.all()) else logit_PC
+    _require_padding(logit_PC, batch.mask_P[batch.real_P], spec.num_classes)
     label_P = batch.label_P[batch.real_P].to(logit_PC.device) if spec.has_label else None
+    selection = spec.selections[split]
+    drawn = selection.keep is Keep.SAMPLE
     kept = capture(
-        logit_PC, label_P, spec.entries[split], spec.temperatures, statistics=spec.statistics
+        logit_PC,
+        label_P,
+        selection,
+        spec.temperatures,
+        keys_P=_keys(batch, selection.seed) if drawn else None,
+        num_classes=spec.num_classes,
+        statistics=spec.statistics,
     )
-    decoded = torch.from_numpy(round_trip(kept.logit_PK.cpu().numpy(), spec.codec))
-    fidelity = measure(logit_PC, kept, decoded.to(logit_PC.device), spec.temperatures)
-    return kept, fidelity
+    drawn_at = selection.temperature if drawn else None
+    return kept, measure(logit_PC, kept, spec.temperatures, drawn_at)
+
+
+def _keys(batch: Batch, seed: int) -> NDArray[np.uint64]:
+    """The key of each position that is there."""
+    lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
+    return position_keys(batch.sample_ids, lengths_B, seed)
+
+
+def _require_padding(logit_PC: torch.Tensor, mask_P: torch.Tensor, num_classes: int) -> None:
+    """Outputs beyond the real classes are padding only if the teacher never prefers them.
+
+    Raises:
+        ModelError: naming the ids.
+    """
+    if logit_PC.shape[1] == num_classes:
+        return
+    best_P = logit_PC.argmax(dim=1)[mask_P.to(logit_PC.device)]
+    ids = torch.unique(best_P[best_P >= num_classes]).tolist()
+    if ids:
+        named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
+        raise ModelError(
+            f"data.padded: the teacher's best class is one of the ids {named} at some positions, "
+            f"which data.classes: {num_classes} calls padding; say how many real ids there are"
+        )
 
 
 def _column(parts: Sequence[Any], rows: Rows) -> Column:

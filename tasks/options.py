@@ -53,6 +53,8 @@ class SoftLoss(StrEnum):
     """Which divergence from the teacher is minimised."""
 
     FORWARD_KL = "forward_kl"
+    SAMPLED = "sampled"
+    """Cross-entropy over the draws of `labels.keep: sample`: unbiased for the full one."""
 
 
 class Tail(StrEnum):
@@ -63,9 +65,19 @@ class Tail(StrEnum):
     IGNORE = "ignore"
 
 
+def kept_set_fault(*, drawn: bool) -> str:
+    """Why a loss does not fit what is kept: drawn classes and true kept sets are not the same."""
+    if drawn:
+        return (
+            "expected sampled with labels.keep: sample; every other loss is biased over draws, for "
+            "they are no kept set"
+        )
+    return "sampled needs draws; set labels.keep: sample, or another loss"
+
+
 SoftLossChoice = Annotated[
     SoftLoss,
-    BeforeValidator(built(*SoftLoss, planned=("reverse_kl", "jsd", "skew_kl", "mse", "sampled"))),
+    BeforeValidator(built(*SoftLoss, planned=("reverse_kl", "jsd", "skew_kl", "mse"))),
 ]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from storage import schema
 from storage.corpus import Corpus, digest_of_rows
 from storage.errors import StoreError
+from storage.options import Keep
 from storage.order import Order, Window
 from storage.reader import LabelSet
 from storage.rows import Array, Column, Ragged, Rows, concatenate, num_rows, take
@@ -45,6 +46,10 @@ class Source(Protocol):
     def temperatures(self) -> tuple[float, ...]:
         """The stored temperatures; none where there are no soft labels."""
 
+    @property
+    def drawn_at(self) -> float | None:
+        """Of a sampled set, the temperature at which it was drawn."""
+
     def read(self, group: int) -> Rows:
         """The rows of one group."""
 
@@ -61,6 +66,8 @@ class LabelSource:
         self.group_sizes = tuple(size for shard in shards for size in shard.row_groups)
         self.digest = labels.digest
         self.temperatures = labels.spec.temperatures
+        selection = labels.spec.selections[split]
+        self.drawn_at = selection.temperature if selection.keep is Keep.SAMPLE else None
         self._columns = [name for name in labels.columns(split) if name not in schema.STATISTICS]
 
     def read(self, group: int) -> Rows:
@@ -79,6 +86,7 @@ class MemorySource:
         self.group_sizes = tuple(min(_ROWS_OF_MEMORY_GROUP, count - start) for start in starts)
         self.digest = digest_of_rows(rows)
         self.temperatures: tuple[float, ...] = ()
+        self.drawn_at: float | None = None
 
     @classmethod
     def of(cls, corpus: Corpus, split: str) -> MemorySource:
@@ -165,15 +173,22 @@ class Stream:
 
     def _next(self, rows: Rows, start: int, stop: int) -> Batch:
         self.consumed += stop - start
-        return collate(take(rows, np.arange(start, stop)), self.source.temperatures)
+        some = take(rows, np.arange(start, stop))
+        return collate(some, self.source.temperatures, self.source.drawn_at)
 
     def _read(self, window: Window) -> Rows:
         joined = concatenate([self.source.read(group) for group in window.groups])
         return take(joined, window.rows)
 
 
-def collate(rows: Rows, temperatures: Sequence[float]) -> Batch:
-    """Rows as tensors; blocks of tokens are padded to the longest, and padding does not count."""
+def collate(rows: Rows, temperatures: Sequence[float], drawn_at: float | None = None) -> Batch:
+    """Rows as tensors; blocks of tokens are padded to the longest, and padding does not count.
+
+    Args:
+        rows: of a label set, or of a corpus.
+        temperatures: those of the rest.
+        drawn_at: of a sampled set, the temperature at which it was drawn.
+    """
     length = _block_length(rows)
     count = num_rows(rows) * (length or 1)
     kept = schema.INDEX in rows
@@ -193,13 +208,14 @@ def collate(rows: Rows, temperatures: Sequence[float]) -> Batch:
         else torch.empty((count, 0), dtype=torch.int64),
         logit_PK=_positions(rows[schema.LOGIT], length, -np.inf) if kept else torch.empty(count, 0),
         rest_PT=_positions(rows[schema.REST], length, -np.inf) if kept else None,
-        weight_PK=None,
+        weight_PK=_shares(rows[schema.COUNT], length) if schema.COUNT in rows else None,
         label_P=torch.full((count,), schema.NO_LABEL) if label is None else label.long(),
         label_logit_P=label_logit,
         mask_P=torch.ones(count, dtype=torch.bool) if mask is None else mask,
         real_P=_real(rows, length),
         temperatures=tuple(temperatures),
         sample_ids=list(_samples(rows)),
+        drawn_at=drawn_at,
     )
 
 
@@ -221,6 +237,12 @@ def _positions(column: Column, length: int | None, fill: float | bool) -> Tensor
     assert length is not None
     block = column.padded(length, fill)
     return _tensor(block.reshape(-1, *block.shape[2:]))
+
+
+def _shares(count: Column, length: int | None) -> Tensor:
+    """The share of its position's draws that each entry has."""
+    count_PK = _positions(count, length, 0).float()
+    return count_PK / count_PK.sum(dim=1, keepdim=True).clamp(min=1.0)
 
 
 def _input(column: Column, length: int | None) -> Tensor:

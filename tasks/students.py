@@ -9,7 +9,7 @@ from storage import layout
 from storage.cards import Card, publish, read_file
 from storage.errors import RecipeError
 from storage.files import Folder
-from storage.options import TRAIN, VALIDATION
+from storage.options import TRAIN, VALIDATION, Keep
 from storage.reader import LabelSet
 from storage.spec import LabelSetSpec
 from tasks.checkpoints import clear_checkpoints
@@ -17,7 +17,7 @@ from tasks.export import onnx_bytes
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
 from tasks.nn.models import build_model, num_parameters
-from tasks.options import StudentOptions
+from tasks.options import SoftLoss, StudentOptions, kept_set_fault
 from tasks.stream import LabelSource
 from tasks.weights import load_weights, weights_bytes
 
@@ -49,6 +49,7 @@ def train_student(
         training=options.training,
         inputs=labels.spec.inputs,
         num_classes=labels.spec.num_classes,
+        padded=labels.spec.padded,
     )
     fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
     weights = weights_bytes(fitted.model)
@@ -85,7 +86,7 @@ def load_student(
         IntegrityError: its weights are damaged.
     """
     where = f"students.{card.name}.model"
-    model = build_model(options.model, spec.inputs, spec.num_classes, where)
+    model = build_model(options.model, spec.inputs, spec.num_classes, where, padded=spec.padded)
     load_weights(model, read_file(store, card, layout.WEIGHTS), card.fingerprint)
     return model.eval()
 
@@ -94,9 +95,12 @@ def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> N
     """Refuse a loss that the label set cannot serve.
 
     Raises:
-        RecipeError: another temperature, or hard labels that are not there.
+        RecipeError: another temperature or kept set, or hard labels that are not there.
     """
     loss = options.loss
+    drawn = spec.selections[TRAIN].keep is Keep.SAMPLE
+    if loss.soft_weight > 0 and drawn != (loss.soft is SoftLoss.SAMPLED):
+        raise RecipeError(f"{where}.loss.soft: {kept_set_fault(drawn=drawn)}")
     wanted = loss.temperature
     if loss.soft_weight > 0 and wanted is not None and wanted not in spec.temperatures:
         stored = ", ".join(f"{value:g}" for value in spec.temperatures)

@@ -22,13 +22,14 @@ class Batch:
         index_PK: kept class ids, int64; K is 0 where there are no soft labels.
         logit_PK: (z - m) / T, float32, padded with -inf.
         rest_PT: what is not kept, at each stored temperature; or None.
-        weight_PK: weights of drawn entries; or None.
+        weight_PK: of a sampled set the share of the draws, count / n; or None.
         label_P: hard labels, int64, -100 where there is none.
         label_logit_P: (z_y - m) / T of the hard label; or None.
         mask_P: the positions that count.
         real_P: the positions that are there; the others pad blocks to one length.
         temperatures: those of `rest_PT`; the first is T.
         sample_ids: the B samples.
+        drawn_at: of a sampled set, the stored temperature at which it was drawn; or None.
     """
 
     inputs: tuple[Tensor, ...]
@@ -42,6 +43,7 @@ class Batch:
     real_P: Tensor
     temperatures: tuple[float, ...]
     sample_ids: Sequence[str]
+    drawn_at: float | None = None
 
     @property
     def num_samples(self) -> int:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from storage.errors import RecipeError
 from tasks.nn.batch import Batch
+from tasks.nn.fidelity import draw_weights
 from tasks.nn.softlabels import entry_log_probs
-from tasks.options import LossOptions, Tail
+from tasks.options import LossOptions, SoftLoss, Tail, kept_set_fault
 
 _BLOCK_ELEMENTS = 1 << 20
 LOWEST = torch.finfo(torch.float32).min
@@ -63,7 +64,20 @@ def distillation_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> L
 
 
 def soft_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> Tensor:
-    """T^2 KL(teacher || student) over kept classes and rest, for each position; [P]."""
+    """The soft loss times T^2, for each position; [P].
+
+    `forward_kl` is KL(teacher || student) over kept classes and rest. `sampled` is the
+    cross-entropy over the draws, each weighed by what makes its expectation the full one
+    (arXiv 2503.16870).
+
+    Raises:
+        RecipeError: the labels lack what the loss needs, or it would be biased over draws.
+    """
+    drawn = batch.weight_PK is not None
+    if drawn != (options.soft is SoftLoss.SAMPLED) and batch.index_PK.shape[1] > 0:
+        raise RecipeError(f"loss.soft: {kept_set_fault(drawn=drawn)}")
+    if drawn:
+        return sampled_loss(logit_PC, batch, options)
     at, rest_P = _stored_rest(batch, options)
     # A student in half precision must not make its teacher coarse.
     dtype = torch.promote_types(logit_PC.dtype, torch.float32)
@@ -84,6 +98,23 @@ def soft_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> Tensor:
     if options.tail is Tail.REST:
         kl_P = kl_P + forward_kl(teacher_rest_P, student_rest_P)
     return kl_P * at**2
+
+
+def sampled_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> Tensor:
+    """T^2 times the cross-entropy over the draws; [P]. Its expectation is the full one's."""
+    at, rest_P = _stored_rest(batch, options)
+    dtype = torch.promote_types(logit_PC.dtype, torch.float32)
+    logit_PK, stored = batch.logit_PK.to(dtype), batch.temperatures
+    assert batch.weight_PK is not None
+    assert batch.rest_PT is not None
+    assert batch.drawn_at is not None
+    drawn_rest_P = batch.rest_PT[:, stored.index(batch.drawn_at)]
+    log_p_PK, _ = entry_log_probs(logit_PK, rest_P.to(dtype), stored[0], at)
+    log_drawn_PK, _ = entry_log_probs(logit_PK, drawn_rest_P.to(dtype), stored[0], batch.drawn_at)
+    share_PK = batch.weight_PK.to(dtype).masked_fill(~batch.mask_P[:, None], 0.0)
+    weight_PK = draw_weights(log_p_PK, log_drawn_PK, share_PK)
+    student_PK, _ = kept_log_probs(logit_PC, batch.index_PK, batch.present_PK, at)
+    return -torch.where(weight_PK > 0, weight_PK * student_PK, 0.0).sum(dim=1) * at**2
 
 
 def hard_loss(logit_PC: Tensor, label_P: Tensor, options: LossOptions) -> Tensor:

@@ -63,7 +63,12 @@ class Cnn(nn.Module):
 
 
 def build_model(
-    options: ModelOptions, inputs: Sequence[InputSpec], num_classes: int, where: str
+    options: ModelOptions,
+    inputs: Sequence[InputSpec],
+    num_classes: int,
+    where: str,
+    *,
+    padded: bool = False,
 ) -> nn.Module:
     """The model that a recipe describes, with its first weights.
 
@@ -72,6 +77,7 @@ def build_model(
         inputs: what the model will get.
         num_classes: C.
         where: the field of the recipe, for messages.
+        padded: whether a model of the user's may have outputs beyond C.
 
     Raises:
         ModelError: it cannot be built from these inputs, or gives another number of classes.
@@ -82,7 +88,7 @@ def build_model(
         model = Mlp(_num_features(inputs, where), num_classes, options)
     else:
         model = Cnn(_num_channels(inputs, where), num_classes, options)
-    require_classes(model, inputs, num_classes, where)
+    require_classes(model, inputs, num_classes, where, padded=padded)
     return model
 
 
@@ -137,19 +143,26 @@ def count_classes(model: nn.Module, inputs: Sequence[InputSpec], where: str) -> 
 
 
 def require_classes(
-    model: nn.Module, inputs: Sequence[InputSpec], num_classes: int, where: str
+    model: nn.Module,
+    inputs: Sequence[InputSpec],
+    num_classes: int,
+    where: str,
+    *,
+    padded: bool = False,
 ) -> None:
     """Refuse a model that gives another number of classes than its labels have.
 
     Raises:
-        ModelError: it does.
+        ModelError: it does, and the further ones are not said to be padding.
     """
     found = count_classes(model, inputs, where)
-    if found != num_classes:
-        raise ModelError(
-            f"{where}: the model gives {found} classes, the labels have {num_classes}; "
-            "give it as many outputs"
-        )
+    if found == num_classes or (padded and found > num_classes):
+        return
+    more = f"; if its ids {num_classes} to {found - 1} are padding, say data.padded: true"
+    raise ModelError(
+        f"{where}: the model gives {found} classes, the labels have {num_classes}; "
+        "give it as many outputs" + (more if found > num_classes else "")
+    )
 
 
 def probe_inputs(inputs: Sequence[InputSpec], batch: int = 2) -> tuple[Tensor, ...]:

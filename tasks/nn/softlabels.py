@@ -1,30 +1,32 @@
-"""The soft label: what is kept of a teacher's logits at one position, and how faithful it is.
+"""The soft label: what is kept of a teacher's logits at one position.
 
 Shape letters: P positions, C classes, K kept classes, T temperatures.
 
 With m the largest logit and T the first temperature a position keeps `logit` (z_i - m) / T for the
-k largest, and for each temperature `rest`, the logsumexp of (z_j - m) / T_t over all others. The
-softmax over those k + 1 numbers is exact. Nothing is computed as 1 - sum, and the rest is summed
-relative to its own largest member, so that it does not vanish beside a peaked teacher. Work is
-done in blocks of rows: memory beyond the logits themselves is bounded.
+classes that are chosen, and for each temperature `rest`, the logsumexp of (z_j - m) / T_t over all
+others. The softmax over those k + 1 numbers is exact. Nothing is computed as 1 - sum, and the rest
+is summed relative to its own largest member, so that it does not vanish beside a peaked teacher.
+Work is done in blocks of rows: memory beyond the logits themselves is bounded.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.errors import NotFiniteError
+from storage.options import Keep, Selection
 from tasks.nn.batch import Batch
+from tasks.nn.draws import draw
 
 _BLOCK_ELEMENTS = 1 << 22
-_LOWEST_PERCENTILE = 0.01
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class SoftLabels:
     """What is kept of P positions.
 
     Attributes:
-        index_PK: class ids, int64, the best first.
-        logit_PK: (z_i - m) / T, at most 0.
+        index_PK: class ids, int64, the best first; places without an entry repeat the first.
+        logit_PK: (z_i - m) / T, at most 0; -inf where there is no entry.
         rest_PT: logsumexp over what is not kept of (z_j - m) / T_t; -inf where nothing is left.
         label_logit_P: (z_y - m) / T of the hard label, 0 where there is none; or None.
+        kept_P: how many entries there are, where that varies; or None.
+        count_PK: how often each class was drawn, of a sampled set; or None.
         statistics: per position, by column name.
     """
 
@@ -43,24 +47,9 @@ class SoftLabels:
     logit_PK: Tensor
     rest_PT: Tensor
     label_logit_P: Tensor | None
+    kept_P: Tensor | None
+    count_PK: Tensor | None
     statistics: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How close the kept entries are to the full softmax, for each position and temperature.
-
-    Attributes:
-        retained_PT: mass of the kept classes.
-        truncation_PT: KL(full || kept entries, the rest spread evenly over the other classes).
-        codec_PT: KL over the k + 1 entries, before against after encoding.
-        agreement_P: whether the decoded best class is the teacher's, or one that equals it.
-    """
-
-    retained_PT: Tensor
-    truncation_PT: Tensor
-    codec_PT: Tensor
-    agreement_P: Tensor
 
 
 def require_finite(
@@ -94,55 +83,42 @@ def require_finite(
 def capture(
     logit_PC: Tensor,
     label_P: Tensor | None,
-    k: int,
+    selection: Selection | int,
     temperatures: Sequence[float],
     *,
+    keys_P: NDArray[np.uint64] | None = None,
+    num_classes: int | None = None,
     statistics: bool = False,
 ) -> SoftLabels:
-    """Keep the `k` largest logits of each position, and the rest at each temperature.
+    """Keep what `selection` says of each position, and the rest at each temperature.
 
     Args:
         logit_PC: finite but for -inf entries; float32 or float64 (others become float32).
         label_P: hard labels, int64, negative where there is none.
-        k: how many classes to keep, at most C.
+        selection: which entries to keep; a number means so many of the largest.
         temperatures: T first.
+        keys_P: a key for each position that is drawn from (see `storage.order.position_keys`).
+        num_classes: the real classes; further outputs are padding, which only `rest` counts.
         statistics: also the largest logit, mean, deviation and the sum of p squared at T = 1.
     """
     logit_PC = logit_PC if logit_PC.dtype == torch.float64 else logit_PC.float()
-    parts = [
-        _capture_block(block, label, k, temperatures, statistics)
-        for block, label in _blocks(logit_PC, label_P)
-    ]
-    return _join(parts)
-
-
-def measure(
-    logit_PC: Tensor, kept: SoftLabels, decoded_PK: Tensor, temperatures: Sequence[float]
-) -> Fidelity:
-    """Compare kept and decoded labels with the full logits.
-
-    Args:
-        logit_PC: the logits that `kept` was captured from.
-        kept: before encoding.
-        decoded_PK: its logits after encoding and decoding.
-        temperatures: T first.
-    """
-    logit_PC = logit_PC if logit_PC.dtype == torch.float64 else logit_PC.float()
-    size = _rows_of_block(logit_PC.shape[1])
+    chosen = top_k(selection) if isinstance(selection, int) else selection
+    real = logit_PC.shape[1] if num_classes is None else num_classes
+    size = rows_of_block(logit_PC.shape[1])
     parts = []
-    for start in range(0, len(logit_PC), size):
+    for start in range(0, max(len(logit_PC), 1), size):
         rows = slice(start, start + size)
+        label = None if label_P is None else label_P[rows]
+        keys = None if keys_P is None else keys_P[rows]
         parts.append(
-            _measure_block(
-                logit_PC[rows],
-                kept.index_PK[rows],
-                kept.logit_PK[rows],
-                kept.rest_PT[rows],
-                decoded_PK[rows],
-                temperatures,
-            )
+            _capture_block(logit_PC[rows], label, chosen, temperatures, keys, real, statistics)
         )
-    return _join(parts)
+    return join(parts)
+
+
+def top_k(k: int) -> Selection:
+    """The `k` largest logits."""
+    return Selection(keep=Keep.TOP_K, k=k)
 
 
 def entry_log_probs(
@@ -178,63 +154,18 @@ def label_nll(soft: SoftLabels | Batch, temperatures: Sequence[float], at: float
     return total_P - soft.label_logit_P * scale
 
 
-def fidelity_record(
-    parts: Iterable[tuple[Fidelity, Tensor]], temperatures: Sequence[float]
-) -> dict[str, Any]:
-    """The fidelity of a shard from that of its batches and their masks [P], as plain numbers."""
-    counted = [(_mask(fidelity, mask_P)) for fidelity, mask_P in parts]
-    whole = _join(counted)
-    by_temperature = {}
-    for place, temperature in enumerate(temperatures):
-        retained = _numbers(whole.retained_PT[:, place])
-        by_temperature[f"{temperature:g}"] = {
-            "retained_mass": {
-                "mean": _mean(retained),
-                "p01": float(np.quantile(retained, _LOWEST_PERCENTILE)) if len(retained) else 1.0,
-            },
-            "codec_kl": _mean(_numbers(whole.codec_PT[:, place])),
-            "truncation_kl": _mean(_numbers(whole.truncation_PT[:, place])),
-        }
-    return {
-        "temperatures": by_temperature,
-        "agreement": _mean(_numbers(whole.agreement_P)),
-        "positions": len(whole.agreement_P),
-    }
-
-
-def merge_fidelity(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The fidelity of several shards: means by position; of the percentiles the lowest."""
-    weights = [max(int(record["positions"]), 0) for record in records]
-    total = max(sum(weights), 1)
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(w * v for w, v in zip(weights, values, strict=True)) / total
-
-    by_temperature = {}
-    for name in records[0]["temperatures"]:
-        at = [record["temperatures"][name] for record in records]
-        by_temperature[name] = {
-            "retained_mass": {
-                "mean": mean([entry["retained_mass"]["mean"] for entry in at]),
-                "p01": min(entry["retained_mass"]["p01"] for entry in at),
-            },
-            "codec_kl": mean([entry["codec_kl"] for entry in at]),
-            "truncation_kl": mean([entry["truncation_kl"] for entry in at]),
-        }
-    agreement = mean([record["agreement"] for record in records])
-    return {"temperatures": by_temperature, "agreement": agreement, "positions": sum(weights)}
-
-
 def _capture_block(
     logit_PC: Tensor,
     label_P: Tensor | None,
-    k: int,
+    selection: Selection,
     temperatures: Sequence[float],
+    keys_P: NDArray[np.uint64] | None,
+    num_classes: int,
     statistics: bool,
 ) -> SoftLabels:
-    value_PK, index_PK = torch.topk(logit_PC, k, dim=1, sorted=True)
-    best_P1 = value_PK[:, :1]
-    others_PC = logit_PC.scatter(1, index_PK, -math.inf)
+    entries = _choose(logit_PC, logit_PC[:, :num_classes], selection, keys_P)
+    others_PC = logit_PC.scatter(1, entries.index_PK, -math.inf)
+    best_P1 = entries.best_P1
     rest_PT = torch.stack([_rest(others_PC, best_P1, at) for at in temperatures], dim=1)
     label_logit_P = None
     if label_P is not None:
@@ -243,11 +174,54 @@ def _capture_block(
         label_logit_P = (logit_PC.gather(1, chosen_P1) - best_P1)[:, 0] / temperatures[0]
         label_logit_P = torch.where(has_label_P, label_logit_P, 0.0)
     return SoftLabels(
-        index_PK,
-        (value_PK - best_P1) / temperatures[0],
+        entries.index_PK,
+        (entries.value_PK - best_P1) / temperatures[0],
         rest_PT,
         label_logit_P,
+        entries.kept_P,
+        entries.count_PK,
         _statistics(logit_PC) if statistics else {},
+    )
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The entries of some positions; places without one repeat the first class, at -inf."""
+
+    index_PK: Tensor
+    value_PK: Tensor
+    best_P1: Tensor
+    kept_P: Tensor | None = None
+    count_PK: Tensor | None = None
+
+
+def _choose(
+    logit_PC: Tensor, real_PC: Tensor, selection: Selection, keys_P: NDArray[np.uint64] | None
+) -> _Entries:
+    if selection.keep is Keep.SAMPLE:
+        assert keys_P is not None
+        assert selection.draws is not None
+        drawn = draw(real_PC, keys_P, selection.draws, selection.temperature, selection.k)
+        value_PK = real_PC.gather(1, drawn.index_PK).masked_fill(drawn.count_PK == 0, -math.inf)
+        best_P1 = real_PC.amax(dim=1, keepdim=True)
+        return _Entries(drawn.index_PK, value_PK, best_P1, drawn.kept_P, drawn.count_PK)
+    value_PK, index_PK = torch.topk(real_PC, selection.k, dim=1, sorted=True)
+    if selection.keep is not Keep.TOP_P:
+        return _Entries(index_PK, value_PK, value_PK[:, :1])
+    assert selection.p is not None
+    at = selection.temperature
+    rest_P = _rest(logit_PC.scatter(1, index_PK, -math.inf), value_PK[:, :1], at)
+    log_p_PK, _ = entry_log_probs(
+        (value_PK - value_PK[:, :1]).double(), rest_P.double(), temperature=1.0, at=at
+    )
+    reached_PK = log_p_PK.exp().cumsum(dim=1) >= selection.p
+    kept_P = ((~reached_PK).sum(dim=1) + 1).clamp(max=selection.k)
+    there_PK = torch.arange(selection.k, device=kept_P.device) < kept_P[:, None]
+    return _Entries(
+        torch.where(there_PK, index_PK, index_PK[:, :1]),
+        value_PK.masked_fill(~there_PK, -math.inf),
+        value_PK[:, :1],
+        kept_P,
     )
 
 
@@ -272,99 +246,23 @@ def _statistics(logit_PC: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _measure_block(
-    logit_PC: Tensor,
-    index_PK: Tensor,
-    logit_PK: Tensor,
-    rest_PT: Tensor,
-    decoded_PK: Tensor,
-    temperatures: Sequence[float],
-) -> Fidelity:
-    others_PC = logit_PC.scatter(1, index_PK, -math.inf)
-    num_others = logit_PC.shape[1] - index_PK.shape[1]
-    retained, truncation, codec = [], [], []
-    for place, at in enumerate(temperatures):
-        rest_P = rest_PT[:, place]
-        log_p_PK, log_rest_P = entry_log_probs(logit_PK, rest_P, temperatures[0], at)
-        log_q_PK, log_q_rest_P = entry_log_probs(
-            decoded_PK.to(logit_PK.dtype), rest_P, temperatures[0], at
-        )
-        retained.append(log_p_PK.exp().sum(dim=1).clamp(max=1.0))
-        kept_kl_P = _kl(log_p_PK, log_q_PK).sum(dim=1)
-        codec.append((kept_kl_P + _kl(log_rest_P, log_q_rest_P)).clamp(min=0.0))
-        truncation.append(log_rest_P.exp() * _unevenness(others_PC, at, num_others))
-    return Fidelity(
-        torch.stack(retained, dim=1),
-        torch.stack(truncation, dim=1),
-        torch.stack(codec, dim=1),
-        _decoded_best(logit_PC, index_PK, decoded_PK) == logit_PC.amax(dim=1),
-    )
-
-
-def _decoded_best(logit_PC: Tensor, index_PK: Tensor, decoded_PK: Tensor) -> Tensor:
-    """The teacher's logit of the decoded best class: equal classes are equally right."""
-    best_P1 = index_PK.gather(1, decoded_PK.argmax(dim=1, keepdim=True))
-    return logit_PC.gather(1, best_P1)[:, 0]
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0.0)
-
-
-def _unevenness(others_PC: Tensor, temperature: float, num_others: int) -> Tensor:
-    """KL of the softmax among the others against their even distribution; [P]."""
-    if num_others == 0:
-        return torch.zeros(len(others_PC), dtype=others_PC.dtype, device=others_PC.device)
-    largest_P1 = others_PC.amax(dim=1, keepdim=True)
-    safe_P1 = torch.where(torch.isneginf(largest_P1), 0.0, largest_P1)
-    scaled_PC = (others_PC - safe_P1) / temperature
-    weight_PC = scaled_PC.exp()
-    mass_P = weight_PC.sum(dim=1)
-    moment_P = torch.where(weight_PC > 0, weight_PC * scaled_PC, 0.0).sum(dim=1)
-    uneven_P = moment_P / mass_P - mass_P.log() + math.log(num_others)
-    return torch.where(mass_P > 0, uneven_P, 0.0).clamp(min=0.0)
-
-
-def _rows_of_block(num_classes: int) -> int:
+def rows_of_block(num_classes: int) -> int:
+    """How many positions are worked on at a time."""
     return max(1, _BLOCK_ELEMENTS // num_classes)
 
 
-def _blocks(logit_PC: Tensor, label_P: Tensor | None) -> Iterable[tuple[Tensor, Tensor | None]]:
-    size = _rows_of_block(logit_PC.shape[1])
-    for start in range(0, len(logit_PC), size):
-        rows = slice(start, start + size)
-        yield logit_PC[rows], None if label_P is None else label_P[rows]
+Parts = TypeVar("Parts")
 
 
-Parts = TypeVar("Parts", SoftLabels, Fidelity)
-
-
-def _join(parts: Sequence[Parts]) -> Parts:
+def join(parts: Sequence[Parts]) -> Parts:
+    """Dataclasses of tensors [P, ...] as one, position after position."""
     if len(parts) == 1:
         return parts[0]
     joined: dict[str, Any] = {}
-    for field in fields(parts[0]):
+    for field in fields(parts[0]):  # type: ignore[arg-type]
         values = [getattr(part, field.name) for part in parts]
         if isinstance(values[0], dict):
             joined[field.name] = {key: torch.cat([v[key] for v in values]) for key in values[0]}
         else:
             joined[field.name] = None if values[0] is None else torch.cat(values)
     return type(parts[0])(**joined)
-
-
-def _mask(fidelity: Fidelity, mask_P: Tensor) -> Fidelity:
-    return Fidelity(
-        fidelity.retained_PT[mask_P],
-        fidelity.truncation_PT[mask_P],
-        fidelity.codec_PT[mask_P],
-        fidelity.agreement_P[mask_P],
-    )
-
-
-def _numbers(values: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return values.double().cpu().numpy()
-
-
-def _mean(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    return float(values.mean()) if len(values) else 0.0

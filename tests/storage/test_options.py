@@ -45,7 +45,7 @@ class TestEveryOption:
 
     @pytest.mark.parametrize("keep", ["top_p", "sample"])
     def test_models_are_compared_on_a_true_kept_set(self, keep):
-        with pytest.raises(ValidationError, match="evaluation.keep"):
+        with pytest.raises(ValidationError, match=r"evaluation\.keep"):
             LabelOptions.model_validate({"evaluation": {"keep": keep}})
 
     @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ VALUES = {
     pa.string(): st.text(max_size=4),
     pa.large_string(): st.text(max_size=4),
     pa.binary(): st.binary(max_size=4),
+    pa.binary(3): st.binary(min_size=3, max_size=3),
     _list_of(pa.int32()): st.lists(st.integers(0, 9), max_size=3),
     _list_of(pa.string()): st.lists(st.text(max_size=2), max_size=3),
     _list_of(_list_of(pa.uint8())): st.lists(st.lists(st.integers(0, 9), max_size=2), max_size=2),

@@ -10,14 +10,17 @@ from storage import layout
 from storage.corpus import digest_of_rows
 from storage.errors import DataError, ModelError, NotFiniteError, RecipeError
 from storage.files import Folder
-from storage.options import Codec, KeptSetOptions, LabelOptions
+from storage.options import Codec, Keep, KeptSetOptions, LabelOptions, Layout
 from storage.reader import LabelSet
 from storage.records import write_record
 from storage.rows import num_rows, take
 from storage.spec import spec_of
 from storage.verify import verify
 from tasks.label import finish_label_set, label_rows, label_shards
+from tasks.nn.softlabels import entry_log_probs
 from tasks.planning import plan_labels
+from tasks.stream import LabelSource, Stream
+from tests.tasks import dense
 from tests.tasks.toy import (
     FINGERPRINT,
     TableTeacher,
@@ -356,17 +359,92 @@ def test_logits_for_other_positions_are_refused(store, corpus):
         work.make(work.plan().missing)
 
 
+# --- every way of keeping, in every layout ------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", Layout)
+@pytest.mark.parametrize("codec", Codec)
+@pytest.mark.parametrize("keep", Keep)
+def test_streams_hold_the_teachers_probabilities(store, keep, codec, layout):
+    """The same batch whatever is kept and however it lies: index, logit, rest and weight."""
+    table = random_table(40, 300, scale=2.0)
+    corpus = numbered_corpus({"train": 30, "test": 10}, 300)
+    options = LabelOptions(
+        keep=keep, k=20, p=0.7, draws=25, temperature=2.0, codec=codec, layout=layout, batch_size=7,
+        positions_per_shard=16, positions_per_row_group=6,
+    )  # fmt: skip
+    labels = label_set(store, corpus, TableTeacher(table), options)
+    seen = 0
+    for batch in Stream(LabelSource(labels, "train"), batch_size=8):
+        for place, sample in enumerate(batch.sample_ids):
+            log_p_C = dense.log_softmax(table[int(sample.split("-")[1])].astype(np.float64), 1.0)
+            log_p_PK, _ = entry_log_probs(
+                batch.logit_PK[place : place + 1], batch.rest_PT[place : place + 1, 1], 2.0, 1.0
+            )
+            present_K = batch.present_PK[place]
+            index_K = batch.index_PK[place][present_K]
+            found_K, true_K = log_p_PK[0][present_K].numpy(), log_p_C[index_K.numpy()]
+            step_K = 0.06 * np.exp((log_p_C.max() - true_K) / 4)
+            tolerance_K = step_K if codec is Codec.UINT8 else 5e-3
+            assert (np.abs(found_K - true_K) < tolerance_K).all()
+            if keep is not Keep.SAMPLE:
+                assert batch.teacher_best_P[place] == log_p_C.argmax()
+                assert batch.weight_PK is None
+            else:
+                assert batch.weight_PK[place].sum() == pytest.approx(1.0)
+                assert (batch.weight_PK[place][present_K] > 0).all()
+            seen += 1
+    assert seen == 30
+    labels.close()
+
+
+@pytest.mark.parametrize("keep", Keep)
+def test_one_worker_or_many_the_same_digest(tmp_path, keep):
+    """Draws and nuclei depend on the sample alone, not on its batch or shard."""
+    table = random_table(30, 50)
+    corpus = numbered_corpus({"train": 30}, 50)
+    digests = set()
+    for size in (1, 7, 30):
+        options = LabelOptions(
+            keep=keep, k=9, draws=12, codec=Codec.FLOAT32, batch_size=size, positions_per_shard=11,
+        )  # fmt: skip
+        store = Folder.open(tmp_path / str(size))
+        digests.add(label_set(store, corpus, TableTeacher(table), options).digest)
+    assert len(digests) == 1
+
+
+def test_outputs_beyond_the_classes_are_padding_if_the_teacher_never_prefers_them(store):
+    corpus = numbered_corpus({"train": 6}, 3)
+    table = random_table(6, 5, scale=1.0)
+    table[:, 3:] = -2.0
+    spec = spec_of(corpus.form, LabelOptions(k=2), 3, None, teacher_classes=5, padded=True)
+    rows, _ = label_rows(corpus.splits["train"], spec, "train", TableTeacher(table), 4)
+    assert rows["index"].max() < 3
+    z = table - table.max(axis=1, keepdims=True)
+    left = np.ones_like(z, bool)
+    np.put_along_axis(left, rows["index"], False, axis=1)
+    expected = np.log(np.where(left, np.exp(z), 0).sum(axis=1))
+    assert np.allclose(rows["rest"][:, 0], expected, atol=1e-5)
+    table[2, 4] = 99.0
+    with pytest.raises(ModelError, match=r"data\.padded: .* one of the ids 4 at"):
+        label_rows(corpus.splits["train"], spec, "train", TableTeacher(table), 4)
+
+
 # --- identity -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("codec", "digest"),
+    ("codec", "layout", "digest"),
     [
-        (Codec.FLOAT32, "f156e0839851992e1ba9f7d1b92f6c9eb457c9c77d7db5b268fbf72ff527b5df"),
-        (Codec.FLOAT16, "922bbd889858a4381893bf973981d6c40828aaf96752eb93b8bba4ed59415ee9"),
+        (Codec.FLOAT32, Layout.PLAIN, "c75ea93b2c3ab030aa8deacac6e1e27a5989096a0d3f98719bdf4ef97affbbcd"),
+        (Codec.FLOAT16, Layout.PLAIN, "709a25c344fbea04119e0d17e724973386388c6d9347e736a1c10b15ac08d48c"),
+        (Codec.UINT8, Layout.PLAIN, "c0b76f6421496880087154026771d57a7cca9379c832ffb91b9c52f706934ac0"),
+        (Codec.FLOAT16, Layout.FAST, "6f599104d4ccebb6502b292d03692740a4f7633aa9469b2fafa5e01cd1763f76"),
+        (Codec.FLOAT16, Layout.COMPACT, "f1e5430fb9a64abeb5b4cd77ae58c723d5a03979fd6146b45f91d81068efeb94"),
+        (Codec.UINT8, Layout.COMPACT, "ae53a8385a3ef9489a48187bc830c1f0507fbfec89f50b4872f73a539239c87c"),
     ],
 )
-def test_the_bytes_of_a_label_set_are_what_they_were(store, codec, digest):
+def test_the_bytes_of_a_label_set_are_what_they_were(store, codec, layout, digest):
     """Golden digests: they change only with a bump of a code or format version.
 
     All numbers can be said exactly: halves, and a rest that is a single class or nothing.
@@ -379,6 +457,7 @@ def test_the_bytes_of_a_label_set_are_what_they_were(store, codec, digest):
         k=4,
         temperature=2.0,
         codec=codec,
+        layout=layout,
         batch_size=2,
         positions_per_shard=3,
         positions_per_row_group=2,
