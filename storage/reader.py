@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ from storage.records import Manifest, ShardRecord, parse, read_record
 from storage.rows import Column
 from storage.shards import OpenShard, check_bytes, open_shard, shard_name
 from storage.spec import LabelSetSpec
+from storage.summary import describe_label_set
 
 _MAX_OPEN_SHARDS = 16
 
@@ -72,6 +74,10 @@ class LabelSet:
     def splits(self) -> tuple[str, ...]:
         """Its splits, the one to train on first."""
         return self.spec.splits
+
+    def describe(self) -> dict[str, Any]:
+        """What it keeps, how big and how faithful it is, as plain values."""
+        return describe_label_set(self)
 
     def columns(self, split: str) -> list[str]:
         """The names of all columns of a split."""

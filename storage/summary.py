@@ -1,14 +1,19 @@
-"""A label set in numbers: what it keeps, how big it is, how faithful."""
+"""A label set in numbers: what it keeps, how big it is, how faithful, and what it came from."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from storage.reader import LabelSet
+from storage import layout
+from storage.options import Selection
+from storage.records import read_record
+
+if TYPE_CHECKING:
+    from storage.reader import LabelSet
 
 
 def describe_label_set(labels: LabelSet) -> dict[str, Any]:
-    """A label set as plain values; fidelity is that of the split to train on."""
+    """A label set as plain values; fidelity is that of the split to train on. Reads nothing."""
     manifest, spec = labels.manifest, labels.spec
     split = spec.splits[0]
     return {
@@ -36,3 +41,64 @@ def samples_of(labels: LabelSet) -> dict[str, int]:
         split: sum(shard.rows for shard in labels.manifest.of_split(split))
         for split in labels.splits
     }
+
+
+def describe_splits(labels: LabelSet) -> dict[str, Any]:
+    """What each split keeps, how big it is and how faithful."""
+    return {split: _describe_split(labels, split) for split in labels.splits}
+
+
+def _describe_split(labels: LabelSet, split: str) -> dict[str, Any]:
+    shards = labels.manifest.of_split(split)
+    positions = sum(shard.positions for shard in shards)
+    size_bytes = sum(shard.size_bytes for shard in shards)
+    return {
+        **describe_selection(labels.spec.selections[split]),
+        "rows": sum(shard.rows for shard in shards),
+        "positions": positions,
+        "shards": len(shards),
+        "bytes": size_bytes,
+        "bytes_per_position": size_bytes / max(positions, 1),
+        "fidelity": labels.manifest.fidelity[split],
+    }
+
+
+def describe_selection(selection: Selection) -> dict[str, Any]:
+    """How entries are chosen; options without an effect are left out."""
+    content: dict[str, Any] = {"keep": selection.keep.value, "k": selection.k}
+    if selection.p is not None:
+        content["p"] = selection.p
+    if selection.draws is not None:
+        content |= {"draws": selection.draws, "seed": selection.seed}
+    if selection.varies:
+        content["select_temperature"] = selection.temperature
+    return content
+
+
+def describe_origin(labels: LabelSet) -> dict[str, Any]:
+    """The teacher, the data and the recipe that a set was made from, as its `spec.json` says.
+
+    Empty where it does not say so.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    if not labels.folder.exists(layout.SPEC):
+        return {}
+    content = read_record(labels.folder, layout.SPEC)
+    intent = content.get("intent")
+    if not isinstance(intent, dict):
+        return {}
+    return {
+        "teacher": intent["teacher"],
+        "data": intent["data"],
+        "recipe": content["recipe"],
+        "recipe_folder": content["recipe_folder"],
+    }
+
+
+def earlier_digests(labels: LabelSet) -> list[str]:
+    """The digests of the other states that are kept, sorted."""
+    names = (labels.folder / layout.MANIFESTS).sizes()
+    kept = {name.removesuffix(".json") for name in names}
+    return sorted(kept - {labels.digest})
