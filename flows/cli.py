@@ -75,7 +75,33 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="what a product is: size, fidelity, digest")
     inspect.add_argument("where", metavar="URL|RECIPE")
     inspect.add_argument("--json", action="store_true", help="one JSON object")
+    inspect.add_argument(
+        "--samples", type=_count, default=0, metavar="N", help="show N decoded samples too"
+    )
+    inspect.add_argument(
+        "--split", metavar="NAME", help="which split they are of; by default the one to train on"
+    )
     inspect.set_defaults(command=_inspect)
+
+    export = commands.add_parser("export", help="a label set in another form, for other programs")
+    export.add_argument("where", metavar="URL|RECIPE")
+    export.add_argument(
+        "--to", required=True, metavar="DEST", help="a new folder, at a path or URL"
+    )
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=["portable", "axolotl"],
+        help="probabilities in plain columns; or blocks for axolotl's distillation plugin",
+    )
+    export.add_argument(
+        "--split", action="append", metavar="NAME", help="only this split; may be repeated"
+    )
+    export.add_argument(
+        "--temperature", type=float, metavar="T", help="a stored one; by default the first"
+    )
+    export.add_argument("--json", action="store_true", help="end with one JSON object")
+    export.set_defaults(command=_export)
 
     verify = commands.add_parser("verify", help="compare every file with its record")
     verify.add_argument("url", metavar="URL", help="a label set, a model, a report or a store")
@@ -136,7 +162,22 @@ def _status(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     from flows.inspect import inspect
 
-    return inspect(options.where, as_json=options.json)
+    return inspect(
+        options.where, as_json=options.json, samples=options.samples, split=options.split
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    from flows.export import export_labels
+
+    return export_labels(
+        options.where,
+        options.to,
+        options.format,
+        splits=options.split,
+        temperature=options.temperature,
+        as_json=options.json,
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -156,6 +197,12 @@ def _schema(_options: argparse.Namespace) -> int:
 
     print(json.dumps(recipe_schema(), indent=1))
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
+    return int(text)
 
 
 def _foreign_package() -> str | None:

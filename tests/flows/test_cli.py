@@ -36,6 +36,9 @@ def softlabel(*arguments, **variables):
         (["run", "recipe.yaml", "--stage", "deploy"], ["--stage", "'deploy'", "evaluate"]),
         (["run", "recipe.yaml", "--fast"], ["--fast"]),
         (["inspect"], ["URL|RECIPE"]),
+        (["inspect", "store", "--samples", "few"], ["--samples", "whole number", "'few'"]),
+        (["export", "store", "--format", "portable"], ["--to"]),
+        (["export", "store", "--to", "out", "--format", "csv"], ["--format", "portable"]),
     ],
 )
 def test_wrong_usage_ends_with_2(capsys, arguments, words):
