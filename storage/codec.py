@@ -65,6 +65,7 @@ def logit_dtype(codec: Codec) -> np.dtype[Any]:
     return _DTYPE[codec]
 
 
+@cache
 def index_dtype(num_classes: int) -> np.dtype[np.unsignedinteger]:
     """The smallest unsigned type that holds the class ids 0 ... C - 1."""
     return np.min_scalar_type(num_classes - 1)
@@ -82,8 +83,9 @@ def encode_logit(logit: NDArray[np.floating], codec: Codec, scale: float = 1.0) 
     if codec is Codec.UINT8:
         return _encode_levels(logit, scale)
     dtype = logit_dtype(codec)
+    logit = logit + logit.dtype.type(0)  # -0 becomes 0
     if np.can_cast(logit.dtype, dtype, "safe"):
-        return Written(logit.astype(dtype), None)
+        return Written(logit.astype(dtype, copy=False), None)
     lowest = np.finfo(dtype).min
     with np.errstate(over="ignore"):
         written = logit.astype(dtype)
@@ -102,8 +104,7 @@ def decode_logit(codes: NDArray[Any], levels: Float32Array | None = None) -> Flo
         return look_up(pa.array(table), codes)
     if codes.dtype == np.float16:
         return look_up(_halves(), codes.view(np.uint16))
-    values = codes.astype(np.float32, copy=False)
-    return np.where(values == 0, np.float32(0), values)  # -0 becomes 0
+    return codes.astype(np.float32, copy=False)
 
 
 def round_trip(logit: NDArray[np.floating], codec: Codec, scale: float = 1.0) -> Float32Array:

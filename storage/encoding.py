@@ -178,8 +178,8 @@ def _positions_of(
 
 
 def _chunk(table: pa.Table, name: str) -> pa.Array:
-    array = table.column(name).combine_chunks()
-    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _flat_entries(array: pa.Array, dtype: np.dtype[Any]) -> tuple[Array, NDArray[np.int64]]:
@@ -196,10 +196,11 @@ def _flat_entries(array: pa.Array, dtype: np.dtype[Any]) -> tuple[Array, NDArray
     else:
         offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, array.offset * 4)
         start, size = int(offsets[0]), int(offsets[-1] - offsets[0])
-        sizes = np.diff(offsets).astype(np.int64)
-        if (sizes % dtype.itemsize).any():
-            raise IntegrityError(f"bytes of entries that are no multiple of {dtype.itemsize}")
-        lengths_B = sizes // dtype.itemsize
+        lengths_B = (offsets[1:] - offsets[:-1]).astype(np.int64)
+        if dtype.itemsize > 1:
+            if (lengths_B % dtype.itemsize).any():
+                raise IntegrityError(f"bytes of entries that are no multiple of {dtype.itemsize}")
+            lengths_B //= dtype.itemsize
         data = array.buffers()[2]
     if size == 0:
         return np.empty(0, dtype), lengths_B

@@ -219,7 +219,8 @@ def _from_rising_bits(codes_NK: Array, dtype: np.dtype[Any]) -> Array:
     unsigned = _unsigned(dtype)
     bits = np.cumsum(codes_NK.view(unsigned), axis=1, dtype=unsigned)
     bits |= unsigned.type(1 << (8 * dtype.itemsize - 1))
-    return bits.view(dtype)
+    values: Array = bits.view(dtype)
+    return values if dtype == np.float16 else values + dtype.type(0)  # -0 becomes 0
 
 
 def _present(kept_N: NDArray[np.int64] | None, width: int) -> NDArray[np.bool_] | None:

@@ -37,6 +37,10 @@ class StoreError(SoftlabelError, OSError):
     """The store cannot be reached, read or written."""
 
 
+class SpaceError(StoreError):
+    """There is no room for what would be written; nothing was."""
+
+
 class MissingProductError(SoftlabelError, LookupError):
     """A stage needs a product that the store does not hold."""
 

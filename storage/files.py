@@ -192,6 +192,10 @@ class Folder:
             if entry["type"] == "directory"
         )
 
+    def free_bytes(self) -> int | None:
+        """How many bytes can still be written; None where that cannot be told, as on S3."""
+        return local.free_bytes(Path(self.path)) if self.is_local else None
+
     def require_writable(self) -> None:
         """Prove by a small file that this folder can be written.
 

@@ -126,10 +126,12 @@ class LabelSet:
     def batches(
         self, split: str, columns: Sequence[str] | None = None
     ) -> Iterator[dict[str, Column]]:
-        """All row groups of a split in their stored order."""
+        """All row groups of a split in their stored order; one shard is open at a time."""
         for shard in self.shards(split):
             for group in range(len(shard.row_groups)):
                 yield self.read(shard, group, columns)
+            if shard.file in self._open:
+                self._open.pop(shard.file).close()
 
     def url_of(self, shard: ShardRecord) -> str:
         """Where a shard lies."""

@@ -149,7 +149,9 @@ def parquet_bytes(encoded: EncodedRows, groups: list[int], spec: LabelSetSpec, s
         metadata = encoded.codebook.to_metadata()
         if metadata:
             writer.add_key_value_metadata(metadata)
-    return bytes(sink.getvalue())
+    content = bytes(sink.getvalue())
+    pa.default_memory_pool().release_unused()  # or memory grows with the number of shards
+    return content
 
 
 def _compressions(table_schema: pa.Schema, stored: set[str], spec: LabelSetSpec) -> Any:

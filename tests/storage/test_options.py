@@ -146,6 +146,11 @@ class TestDataOptions:
         assert data_options(classes=["cat", "dog"]).class_names == ("cat", "dog")
         assert data_options().num_classes is None
 
+    def test_padding_begins_where_the_classes_end(self):
+        with pytest.raises(ValidationError, match="padded: true goes with classes"):
+            data_options(padded=True)
+        assert data_options(padded=True, classes=7).num_classes == 7
+
     def test_identity_does_not_hold_where_the_data_lie(self):
         a, b = data_options(source="a.csv"), data_options(source="/data/b.parquet", version="2")
         assert fingerprint(a.identity()) == fingerprint(b.identity())
