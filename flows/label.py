@@ -7,7 +7,8 @@ not made again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,14 @@ from flows.project import Labels, Project
 from flows.watch import end_with_parent
 from storage import layout
 from storage.cards import Card
+from storage.compaction import RecordGroups, clear_groups
 from storage.corpus import Corpus
+from storage.leases import Leases, clear_leases
 from storage.reader import LabelSet
 from storage.records import ShardRecord, write_record
+from storage.sharing import share
 from storage.writer import ShardPlan
-from tasks.planning import plan_labels
+from tasks.planning import made_since, plan_labels
 from tasks.progress import track
 
 _MOST_TASK_RUNS = 100
@@ -37,6 +41,7 @@ class _Counts:
     shards_reused: int = 0
     teacher_batches: int = 0
     positions: int = 0
+    bytes: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def add(self, record: ShardRecord, batch_size: int) -> None:
@@ -44,6 +49,7 @@ class _Counts:
         self.shards_written += 1
         self.teacher_batches += -(-record.rows // batch_size)
         self.positions += record.positions
+        self.bytes += record.size_bytes
 
 
 @flow(name="label", persist_result=False)
@@ -75,13 +81,16 @@ def label(
     project.store.require_writable()
     labels.folder.remove_stale_temporaries()
     _write_spec(project, labels)
+    if force:
+        clear_groups(labels.folder)
     missing = labels.plan.wanted if force else labels.plan.missing
     counts.shards_reused = len(labels.plan.wanted) - len(missing)
     with engine.progress_artifacts():
-        _make(project, card, labels, missing, counts)
+        _make(project, card, labels, missing, counts, force=force)
         finished = engine.run_task(
             "finish-label-set", lambda: _finish(project, labels), project.recipe.execution
         )
+    counts.shards_reused = len(labels.plan.wanted) - counts.shards_written
     project.set_current(finished, card)
     record = _record(finished, counts, "completed")
     engine.table_artifact(f"label-{project.name}", [record], "The label set")
@@ -94,9 +103,15 @@ def _make(
     labels: Labels,
     missing: Sequence[ShardPlan],
     counts: _Counts,
+    *,
+    force: bool,
 ) -> None:
-    """Make the missing shards, a group a task run; what is there shows as `Cached`."""
+    """Make the missing shards, a group a task run; what is there shows as `Cached`.
+
+    Other processes that make the same label set take other shards.
+    """
     from tasks.device import pick_device
+    from tasks.estimate import estimate_by_probe, require_space
     from tasks.teach import load_teacher
 
     execution = project.recipe.execution
@@ -115,34 +130,84 @@ def _make(
         labels.spec.inputs,
         device,
     )
-    size = execution.shards_per_task or max(_LEAST_SHARDS, -(-len(missing) // _MOST_TASK_RUNS))
-    with track("label", sum(plan.positions for plan in missing), "positions") as progress:
+    batch_size = project.recipe.labels.batch_size
+    expected = estimate_by_probe(missing, labels.spec, corpus, teacher, batch_size)
+    there = 0 if force else sum(record.size_bytes for record in labels.plan.records)
+    require_space(labels.folder, expected, there, project.recipe.labels.max_bytes)
+    engine.log(f"about {expected:,} bytes will be written in {len(missing)} shards")
+    positions = sum(plan.positions for plan in missing)
+    with (
+        track("label", positions, "positions") as progress,
+        Leases(labels.folder) as leases,
+        RecordGroups(labels.folder) as groups,
+        closing(_shared(labels, missing, leases, force=force)) as shards,
+    ):
 
         def on_shard(record: ShardRecord) -> None:
-            counts.add(record, project.recipe.labels.batch_size)
-            progress.advance(record.positions, f"shard {counts.shards_written}/{len(missing)}")
+            groups.add(record)
+            counts.add(record, batch_size)
+            progress.advance(record.positions, _so_far(counts, len(missing), expected))
 
-        for start in range(0, len(missing), size):
-            _make_group(project, labels, missing[start : start + size], corpus, teacher, on_shard)
+        for group in _groups(missing, execution.shards_per_task):
+            _make_group(project, labels, group, shards, corpus, teacher, on_shard)
+        if counts.positions < positions:
+            progress.advance(positions - counts.positions, "the others made the rest")
+
+
+def _groups(missing: Sequence[ShardPlan], size: int | None) -> Iterator[Sequence[ShardPlan]]:
+    """The shards of each task run: at most so many that a flow has a hundred task runs."""
+    size = size or max(_LEAST_SHARDS, -(-len(missing) // _MOST_TASK_RUNS))
+    for start in range(0, len(missing), size):
+        yield missing[start : start + size]
+
+
+def _shared(
+    labels: Labels, missing: Sequence[ShardPlan], leases: Leases, *, force: bool
+) -> Generator[ShardPlan, None, None]:
+    """The shards that this process has to make, while others may be making the same label set."""
+
+    def made(shards: Sequence[ShardPlan]) -> Collection[ShardPlan]:
+        return () if force else made_since(labels.folder, labels.plan, shards)
+
+    return share(missing, lambda shard: shard.record_file.removesuffix(".json"), made, leases)
+
+
+def _so_far(counts: _Counts, shards: int, expected: int) -> str:
+    """Bytes so far, and about how many there will be."""
+    to_come = max(expected, counts.bytes) / 1e6
+    return f"shard {counts.shards_written}/{shards}, {counts.bytes / 1e6:,.1f} of {to_come:,.1f} MB"
 
 
 def _make_group(
     project: Project,
     labels: Labels,
     group: Sequence[ShardPlan],
+    shards: Iterator[ShardPlan],
     corpus: Corpus,
     teacher: Any,
     on_shard: Callable[[ShardRecord], None],
 ) -> None:
+    """Make as many shards as `group` has in one task run, named after those that come next."""
     from tasks.label import LabelWork, label_shards
 
     batch_size = project.recipe.labels.batch_size
+    taken: list[ShardPlan] = []
     committed = 0
 
+    def next_shards() -> Iterator[ShardPlan]:
+        # A second try begins with what the first one took and did not commit.
+        yield from taken[committed:]
+        while len(taken) < len(group):
+            shard = next(shards, None)
+            if shard is None:
+                return
+            taken.append(shard)
+            yield shard
+
     def work() -> LabelWork:
-        # A second try makes only what the first one did not commit.
-        left = group[committed:]
-        return label_shards(labels.folder, left, labels.spec, corpus, teacher, batch_size, commit)
+        return label_shards(
+            labels.folder, next_shards(), labels.spec, corpus, teacher, batch_size, commit
+        )
 
     def commit(record: ShardRecord) -> None:
         nonlocal committed
@@ -162,6 +227,8 @@ def _finish(project: Project, labels: Labels) -> LabelSet:
 
     plan = plan_labels(labels.folder, labels.intent.fingerprint, project.index)
     manifest = finish_label_set(labels.folder, labels.intent.fingerprint, labels.spec, plan.records)
+    clear_groups(labels.folder)  # the manifest holds their records
+    clear_leases(labels.folder)
     return LabelSet(labels.folder, manifest)
 
 

@@ -237,10 +237,9 @@ def test_a_wrong_override_is_refused(path, override, words):
             ["students.small.model.kind: expected one of", "'mlp'", "got 'rnn'"],
         ),
         # Planned and not built yet
-        ("labels.keep=top_p", ["labels.keep: 'top_p' is not built yet", "top_k, all"]),
-        ("labels.keep=sample", ["labels.keep: 'sample' is not built yet"]),
-        ("labels.evaluation.keep=top_p", ["labels.evaluation.keep: 'top_p' is not built yet"]),
-        ("labels.codec=uint8", ["labels.codec: 'uint8' is not built yet", "float32, float16"]),
+        ("labels.evaluation.keep=top_p", ["labels.evaluation.keep: expected", "top_k", "'top_p'"]),
+        ("labels.keep=sample", ["loss.soft: expected sampled", "biased", "got forward_kl"]),
+        ("students.small.loss.soft=sampled", ["loss.soft: sampled needs draws", "got sampled"]),
         ("labels.batch_size=auto", ["labels.batch_size: 'auto' is not built yet"]),
         ("labels.inputs=reference", ["labels.inputs: 'reference' is not built yet", "copy"]),
         ("labels.on_bad_sample=quarantine", ["labels.on_bad_sample: 'quarantine' is not built"]),
@@ -251,7 +250,7 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("execution.runner=ray", ["execution.runner: 'ray' is not built yet"]),
         *(
             (f"students.small.loss.soft={loss}", [f"loss.soft: {loss!r} is not built yet"])
-            for loss in ("reverse_kl", "jsd", "skew_kl", "mse", "sampled")
+            for loss in ("reverse_kl", "jsd", "skew_kl", "mse")
         ),
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),
@@ -275,7 +274,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(path, override, words):
 
 def test_several_faults_are_several_lines(path):
     with pytest.raises(RecipeError) as caught:
-        load(path, "labels.k=0", "labels.codec=uint8", "nme=x", "students.small.loss.tail=off")
+        load(path, "labels.k=0", "labels.codec=uint4", "nme=x", "students.small.loss.tail=off")
     lines = str(caught.value).splitlines()
     assert len(lines) == 4
     for field in ("labels.k: ", "labels.codec: ", "nme: ", "students.small.loss.tail: "):
@@ -342,7 +341,7 @@ def test_the_schema_takes_the_recipe_of_the_repository():
     [
         {"labels": {"k": 0}},
         {"labels": {"kk": 3}},
-        {"labels": {"codec": "uint8"}},
+        {"labels": {"codec": "uint4"}},
         {"teacher": {"kind": "huggingface"}},
         {"execution": {"runner": "dask"}},
         {"students": {"a": {"model": {"kind": "rnn"}}}},

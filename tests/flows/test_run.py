@@ -49,7 +49,9 @@ MODEL = "tests.flows.targets:blob_model"
         ("labels.k=4", 2, ("labels.k: expected at most", "got 4")),
         ("labels.temperature=0", 2, ("labels.temperature: expected greater than 0, got 0",)),
         ("labels.temperature=-2", 2, ("labels.temperature: expected greater than 0, got -2",)),
-        ("labels.codec=uint8", 2, ("labels.codec: 'uint8' is not built yet",)),
+        ("labels.batch_size=auto", 2, ("labels.batch_size: 'auto' is not built yet",)),
+        ("labels.keep=sample", 2, ("students.small.loss.soft: expected sampled", "got forward_kl")),
+        ("students.small.loss.soft=sampled", 2, ("sampled needs draws", "labels.keep: sample")),
         (
             "students.small.loss.temperature=3",
             2,
@@ -105,7 +107,7 @@ def test_a_recipe_that_is_a_folder_or_not_there_is_said(command, workspace):
 
 
 def test_each_fault_of_a_recipe_is_a_line(command, workspace):
-    said = command.run(workspace, "labels.k=0", "labels.codec=uint8")
+    said = command.run(workspace, "labels.k=0", "labels.inputs=reference")
     assert said.code == 2
     lines = said.errors.splitlines()
     assert len(lines) == 2

@@ -1,0 +1,171 @@
+"""The label stage through the command line: every way of keeping, space, padding, other workers."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from storage.leases import Leases
+from storage.options import Keep, Layout
+from storage.reader import LabelSet
+from tests.flows.blobs import SHARDS, blobs_recipe
+from tests.flows.targets import blob_model
+
+MODEL = "tests.flows.targets:blob_model"
+
+
+@pytest.mark.parametrize(
+    ("keep", "layout", "codec"),
+    [
+        (Keep.TOP_P, Layout.COMPACT, "uint8"),
+        (Keep.SAMPLE, Layout.PLAIN, "float16"),
+        (Keep.ALL, Layout.FAST, "uint8"),
+    ],
+)
+def test_a_whole_run_learns_from_whatever_is_kept(command, workspace, keep, layout, codec):
+    loss = "sampled" if keep is Keep.SAMPLE else "forward_kl"
+    said = command.run(
+        workspace,
+        f"labels.keep={keep}",
+        f"labels.layout={layout}",
+        f"labels.codec={codec}",
+        f"students.small.loss.soft={loss}",
+        "students.small.training.epochs=40",
+        json=True,
+    )
+    assert said.code == 0
+    assert said.json["stages"]["label"]["shards_written"] == SHARDS
+    report = json.loads((workspace.only("reports") / "report.json").read_text())
+    assert report["models"]["small"]["splits"]["test"]["accuracy"]["value"] > 0.8
+    labels = LabelSet.open(str(workspace.only("labels")))
+    assert labels.spec.selections["train"].keep is keep
+    assert labels.spec.selections["test"].keep is Keep.TOP_K
+    labels.close()
+
+
+def test_a_label_set_that_would_be_too_large_is_not_begun(command, workspace):
+    command.run(workspace, stage="teacher")
+    words = ("labels.max_bytes: the label set would take about", "1,000 are allowed")
+    command.refuses_run(workspace, 1, words, "labels.max_bytes=1000", stage="label")
+    assert not list(workspace.only("labels").glob("shards/*"))
+    said = command.run(workspace, "labels.max_bytes=10000000", stage="label")
+    assert said.code == 0
+
+
+def test_a_full_disk_is_seen_before_the_work(command, workspace, monkeypatch):
+    command.run(workspace, stage="teacher")
+    monkeypatch.setattr("storage.local.free_bytes", lambda _: 99)
+    words = ("bytes would be written, 99 are free", "make room")
+    command.refuses_run(workspace, 1, words, stage="label")
+
+
+def test_the_estimate_is_near_the_truth(command, workspace, monkeypatch):
+    told = []
+    monkeypatch.setattr("flows.engine.log", told.append)
+    said = command.run(workspace, stage="label", json=True)
+    said = command.run(workspace, json=True) if said.code else said
+    (line,) = [line for line in told if "bytes will be written" in line]
+    expected = int(line.split()[1].replace(",", ""))
+    assert expected == pytest.approx(said.json["stages"]["label"]["bytes"], rel=0.3)
+
+
+# Vocabularies that are padded
+
+
+def padded_teacher(workspace, bias: float) -> None:
+    """A teacher of five outputs over data of three classes."""
+    model = blob_model(num_classes=5)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    head = max(name for name in weights if name.endswith("bias"))
+    weights[head][3:] = bias
+    save_file(weights, workspace.folder / "teacher.safetensors")
+    recipe = blobs_recipe(
+        teacher={
+            "kind": "torch", "target": MODEL, "weights": "teacher.safetensors",
+            "arguments": {"num_classes": 5},
+        }
+    )  # fmt: skip
+    workspace.write_recipe(recipe)
+
+
+def test_padding_is_part_of_the_rest_for_teacher_and_student(command, workspace):
+    padded_teacher(workspace, bias=-3.0)
+    student = (
+        f"students.small.model={{kind: torch, target: '{MODEL}', arguments: {{num_classes: 4}}}}"
+    )
+    said = command.run(workspace, "data.padded=true", "labels.keep=all", student)
+    assert said.code == 0
+    labels = LabelSet.open(str(workspace.only("labels")))
+    assert (labels.spec.num_classes, labels.spec.teacher_classes) == (3, 5)
+    (rows, *_) = labels.batches("train")
+    labels.close()
+    assert rows["index"].max() == 2
+    assert np.isfinite(rows["rest"]).all()
+
+
+def test_ids_that_the_teacher_prefers_are_no_padding(command, workspace):
+    padded_teacher(workspace, bias=30.0)
+    words = ("data.padded: the teacher's best class is one of the ids 3, 4", "data.classes: 3")
+    command.refuses_run(workspace, 1, words, "data.padded=true")
+
+
+def test_more_outputs_than_classes_are_refused_unless_they_are_said_to_be_padding(
+    command, workspace
+):
+    padded_teacher(workspace, bias=-3.0)
+    words = ("data.classes: expected the 5 classes", "ids 3 to 4 are padding", "data.padded: true")
+    command.refuses_run(workspace, 2, words)
+
+
+def test_labels_beyond_the_real_ids_are_named(command, workspace):
+    padded_teacher(workspace, bias=-3.0)
+    words = ("data.padded: 'label' holds the ids 2", "calls padding")
+    command.refuses_run(workspace, 1, words, "data.padded=true", "data.classes=2")
+
+
+# Several processes
+
+
+def test_a_shard_that_another_process_makes_is_waited_for(command, workspace):
+    """It is leased while this run begins; when the lease is given back, this run makes it."""
+    command.run(workspace, stage="teacher")
+    command.run(workspace, stage="label")
+    folder = workspace.only("labels")
+    record = next(iter(folder.glob("records/train-0000001-*.json")))
+    digest = LabelSet.open(str(folder)).digest
+    record.unlink()
+    with Leases(LabelSet.open(str(folder)).folder) as other:
+        assert other.claim(record.stem)
+        timer = threading.Timer(1.0, lambda: other.release(record.stem))
+        timer.start()
+        said = command.run(workspace, stage="label", json=True)
+        timer.join()
+    assert said.code == 0
+    assert said.json["stages"]["label"]["shards_written"] == 1
+    assert said.json["stages"]["label"]["digest"] == digest
+    assert not list(folder.glob("leases/*"))
+
+
+def test_shards_that_another_process_made_meanwhile_are_not_made_again(command, workspace):
+    command.run(workspace, stage="teacher")
+    command.run(workspace, stage="label")
+    folder = workspace.only("labels")
+    record = next(iter(folder.glob("records/train-0000001-*.json")))
+    content = record.read_bytes()
+    record.unlink()
+    with Leases(LabelSet.open(str(folder)).folder) as other:
+        assert other.claim(record.stem)
+
+        def finish() -> None:
+            record.write_bytes(content)
+            other.release(record.stem)
+
+        timer = threading.Timer(1.0, finish)
+        timer.start()
+        said = command.run(workspace, stage="label", json=True)
+        timer.join()
+    assert said.code == 0
+    assert said.json["stages"]["label"]["shards_written"] == 0
+    assert said.json["stages"]["label"]["shards_reused"] == SHARDS
