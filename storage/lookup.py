@@ -28,6 +28,8 @@ def look_up(table: pa.Array, codes: Array) -> Array:
     try:
         found = pc.take(table, places, boundscheck=not safe)
     except pa.ArrowIndexError as error:
-        raise IntegrityError(f"a code of {flat.max()}, the table has {len(table)}") from error
+        raise IntegrityError(
+            f"a code of {flat.max()}, where the table has {len(table)} entries"
+        ) from error
     dtype: Any = table.type.to_pandas_dtype()
     return np.frombuffer(found.buffers()[1], dtype, len(flat)).reshape(codes.shape)

@@ -110,6 +110,9 @@ def test_two_runs_at_once_make_one_label_set(recipe, prefect_home, uninterrupted
     results = [result_of(process) for process in both]
     digests = {result["stages"]["label"]["digest"] for result in results}
     assert digests == {expected["stages"]["label"]["digest"]}
+    written = [result["stages"]["label"]["shards_written"] for result in results]
+    assert sum(written) == expected["stages"]["label"]["shards_written"], "a shard was made twice"
+    assert not list(command.store.glob("labels/*/leases/*"))
     assert weights(command.store) == weights(reference)
     assert list(verify(Folder.open(str(command.store)))) == []
     until(lambda: not command.processes(), "the end of all processes", seconds=30.0)

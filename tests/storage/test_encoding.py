@@ -284,7 +284,7 @@ class TestWrongShapes:
 
     def test_codes_beyond_the_classes_are_refused(self):
         few = Renumbering(np.array([], np.int64), 70_000)
-        with refused(IntegrityError, "70000", "a code of 80000"):
+        with refused(IntegrityError, "70000 entries", "a code of 80000"):
             few.ids(np.array([80_000], np.uint32))
 
     def test_a_shard_too_large_for_its_lists_is_refused(self):
