@@ -1,12 +1,14 @@
 """The public names of softlabel, for scripts of your own.
 
-Three lines stream a label set: `labels = LabelSet.open(url)`,
+Three lines look at a label set: `labels = LabelSet.open(url)`, `labels.describe()`,
+`for rows in labels.batches("train"): ...`. Three lines stream it: `labels = LabelSet.open(url)`,
 `stream = Stream(LabelSource(labels, "train"), batch_size=64)`, `for batch in stream: ...`.
 """
 
 from flows.project import open_labels
 from flows.recipe import Recipe, load_recipe
 from storage.errors import SoftlabelError
+from storage.positions import Positions, positions_of
 from storage.reader import LabelSet
 from tasks.nn.batch import Batch
 from tasks.nn.losses import distillation_loss, kept_log_probs
@@ -19,6 +21,7 @@ __all__ = [
     "LabelSet",
     "LabelSource",
     "LossOptions",
+    "Positions",
     "Recipe",
     "SoftlabelError",
     "Stream",
@@ -28,4 +31,5 @@ __all__ = [
     "kept_log_probs",
     "load_recipe",
     "open_labels",
+    "positions_of",
 ]

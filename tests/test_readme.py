@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -12,8 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pytest
 import yaml
+
+from storage.files import Folder
+from storage.options import Keep
+from tests.storage.kinds import spec_of_kind, write_known_set
+from tests.storage.test_positions import softmax
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -66,6 +74,12 @@ def run(command: list[str], folder: Path, environment: dict[str, str], target: s
     return done.stdout
 
 
+def confused_pairs(query: str, folder: Path) -> list[tuple[int, int, float]]:
+    """What DuckDB finds for a query of the README in a folder."""
+    with contextlib.chdir(folder), duckdb.connect() as connection:
+        return connection.sql(query).fetchall()
+
+
 def serve_until_it_answers(folder: Path, environment: dict[str, str], command: list[str]) -> None:
     served = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -102,6 +116,39 @@ def test_the_recipes_of_the_readme_are_right(folder):
         assert yaml.safe_load(block)
 
 
+@pytest.mark.parametrize("num_classes", [3, 9])
+def test_the_most_confused_pairs_of_the_readme_are_right(tmp_path, num_classes):
+    spec = spec_of_kind(Keep.ALL, num_classes=num_classes)
+    known = write_known_set(Folder.open(tmp_path / "wine-sql"), spec, sizes=(50, 30))
+    (query,) = blocks("sql")
+    found = confused_pairs(query, tmp_path)
+    label_N = np.concatenate([rows["label"] for rows in known.labels.batches("train")])
+    known.labels.close()
+    p_NC = softmax(known.logit_NC["train"], 1.0)
+    mean_CC = np.array([p_NC[label_N == label].mean(axis=0) for label in range(num_classes)])
+    pairs = [
+        (label, other, mean_CC[label, other])
+        for label in range(num_classes)
+        for other in range(num_classes)
+        if label != other
+    ]
+    expected = sorted(pairs, key=lambda pair: -pair[2])[:10]
+    assert [pair[:2] for pair in found] == [pair[:2] for pair in expected]
+    assert [pair[2] for pair in found] == pytest.approx([pair[2] for pair in expected], rel=1e-5)
+
+
+def test_the_three_lines_of_the_readme_open_describe_and_decode_a_set(tmp_path, capsys):
+    known = write_known_set(Folder.open(tmp_path / "store"), spec_of_kind())
+    known.labels.close()
+    (block,) = [block for block in blocks("python") if "labels.describe()" in block]
+    lines = [line for line in block.splitlines() if "open_labels(" not in line]
+    code = compile("\n".join(lines), "README.md", "exec")
+    exec(code, {"url": known.labels.folder.url})
+    printed = capsys.readouterr().out
+    assert known.labels.digest in printed
+    assert "train-0" in printed
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_command_of_the_readme_runs(folder, environment):
@@ -120,6 +167,8 @@ def test_every_command_of_the_readme_runs(folder, environment):
     assert ran >= 9
     for block in blocks("python"):
         run([sys.executable, "-W", "ignore", "-c", block], folder, environment)
+    for block in blocks("sql"):
+        assert len(confused_pairs(block, folder)) == 6
 
 
 @pytest.mark.slow

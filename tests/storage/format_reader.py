@@ -1,4 +1,4 @@
-"""A second reader of label sets, written from storage/FORMAT.md alone: it imports nothing of ours."""
+"""A second reader of label sets, written from storage/FORMAT.md alone; imports nothing of ours."""
 
 import base64
 import hashlib
@@ -66,10 +66,7 @@ def _sample(row, split, spec, metadata):
     length = len(row["rest"]) // temperatures
     columns = _numbers(row, selection, spec)
     total = len(columns["index"])
-    if not varies:
-        kept = [selection["k"]] * length
-    else:
-        kept = row["kept"] if blocks else [total]
+    kept = row.get("kept", [total]) if varies else [selection["k"]] * length
     assert sum(kept) == total
     positions = []
     start = 0
