@@ -98,7 +98,9 @@ class Codebook:
         """The entries of the Parquet file's key-value metadata."""
         metadata = {}
         if self.levels is not None:
-            metadata[LEVELS_KEY] = json.dumps([float(level) for level in self.levels]).encode()
+            # The fewest digits that name the float32.
+            shortest = [float(str(level)) for level in self.levels]
+            metadata[LEVELS_KEY] = json.dumps(shortest, separators=(",", ":")).encode()
         if self.renumbering is not None:
             little = self.renumbering.frequent.astype(self.renumbering.dtype.newbyteorder("<"))
             metadata[IDS_KEY] = base64.b64encode(little.tobytes())

@@ -53,7 +53,8 @@ class Written:
 
     Attributes:
         codes: of the codec's type.
-        levels: for `uint8` what the codes 0 to 254 stand for, float32; else None.
+        levels: for `uint8` what the codes 0 to 254 stand for, float32, 0 for those that do not
+            occur; else None.
     """
 
     codes: NDArray[Any]
@@ -125,8 +126,7 @@ def _encode_levels(logit: NDArray[np.floating], scale: float) -> Written:
     counts = np.bincount(codes.reshape(-1), minlength=MASKED_CODE + 1)[:NUM_LEVELS]
     finite = np.where(codes == MASKED_CODE, np.float32(0), values)
     sums = np.bincount(codes.reshape(-1), finite.reshape(-1), MASKED_CODE + 1)[:NUM_LEVELS]
-    centres = -_centres() / scale
-    levels = np.where(counts > 0, sums / np.maximum(counts, 1), centres).astype(np.float32)
+    levels = np.where(counts > 0, sums / np.maximum(counts, 1), 0.0).astype(np.float32)
     levels[0] = 0
     return Written(codes, levels)
 

@@ -2,6 +2,7 @@
 
 import os
 
+import fsspec
 import pytest
 
 from storage.files import Folder
@@ -27,8 +28,10 @@ def proxy(monkeypatch):
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         Folder.open(STORE).filesystem.mkdir("bucket")
         yield proxy
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_killed_on_s3_it_ends_as_on_a_local_disk(proxy, recipe, prefect_home, uninterrupted):  # noqa: F811

@@ -56,17 +56,12 @@ def assert_probabilities(rows, logit_NC, tolerance, levels=None):
             assert p[-1] == pytest.approx(1 - expected.sum(), abs=tolerance)
 
 
-UNREADABLE = pytest.mark.xfail(
-    raises=duckdb.Error, reason="DuckDB 2.0 reads no BYTE_STREAM_SPLIT of float16"
-)
-
-
 @pytest.mark.parametrize("keep", Keep)
 @pytest.mark.parametrize(
     ("read", "codec"),
     [
         (by_duckdb, Codec.FLOAT32),
-        pytest.param(by_duckdb, Codec.FLOAT16, marks=UNREADABLE),
+        (by_duckdb, Codec.FLOAT16),
         (by_polars, Codec.FLOAT32),
         (by_polars, Codec.FLOAT16),
         (by_pandas, Codec.FLOAT32),
