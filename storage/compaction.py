@@ -52,10 +52,11 @@ class CommittedRecords:
 
 
 class RecordGroups:
-    """Keeps records in groups as their shards finish, and those that are left when the block ends.
+    """Keeps records in groups as their shards finish: a group grows until it is full.
 
-    A handful stays out of groups. To be told of a shard after its own record is written. Safe to
-    use from several threads.
+    It is written anew with each `_MOST_LOOSE` records more, so that a run that is killed leaves
+    fewer outside of groups. To be told of a shard after its own record is written. Safe to use from
+    several threads.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -63,6 +64,8 @@ class RecordGroups:
         self._folder = folder
         self._lock = threading.Lock()
         self._pending: list[ShardRecord] = []
+        self._group: list[ShardRecord] = []
+        self._written: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -78,25 +81,31 @@ class RecordGroups:
             self.flush()
 
     def add(self, record: ShardRecord) -> None:
-        """Take a record; each `GROUP_SIZE` of them are written.
+        """Take a record; each `_MOST_LOOSE` of them are written.
 
         Raises:
             StoreError: a group cannot be written.
         """
         with self._lock:
             self._pending.append(record)
-            if len(self._pending) >= GROUP_SIZE:
-                self._write()
-
-    def flush(self) -> None:
-        """Write what has been taken since the last group, unless it is a handful."""
-        with self._lock:
             if len(self._pending) >= _MOST_LOOSE:
                 self._write()
 
+    def flush(self) -> None:
+        """Write what has been taken, unless it is a handful in all."""
+        with self._lock:
+            if self._pending and len(self._group) + len(self._pending) >= _MOST_LOOSE:
+                self._write()
+
     def _write(self) -> None:
-        write_groups(self._folder, self._pending)
+        self._group += self._pending
         self._pending = []
+        written = write_groups(self._folder, self._group)
+        for name in self._written - written:
+            self._folder.delete(f"{layout.COMPACTED}/{name}")
+        self._written = written
+        if len(self._group) >= GROUP_SIZE:
+            self._group, self._written = [], set()
 
 
 def write_groups(folder: Folder, records: Iterable[ShardRecord]) -> set[str]:

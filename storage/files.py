@@ -124,9 +124,15 @@ class Folder:
         path = self._path(name)
 
         def read(start: int, stop: int) -> bytes:
-            return self._do(
-                "read", name, lambda: bytes(self.filesystem.cat_file(path, start=start, end=stop))
-            )
+            def part() -> bytes:
+                return bytes(self.filesystem.cat_file(path, start=start, end=stop))
+
+            try:
+                return self._do("read", name, part)
+            except StoreError as error:
+                if error.__cause__ is not None and retry.is_past_end(error.__cause__):
+                    return b""
+                raise
 
         return RangeFile(size_bytes, read)
 

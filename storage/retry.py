@@ -134,6 +134,11 @@ def is_taken(error: BaseException) -> bool:
     )
 
 
+def is_past_end(error: BaseException) -> bool:
+    """Whether a part was asked for that begins where the file ends, or behind."""
+    return any(_code(each) == "InvalidRange" or _status(each) == 416 for each in _chain(error))
+
+
 def reason(error: BaseException, *secrets: str) -> str:
     """Why an operation failed, in one line without secrets, and what to do about it."""
     if is_missing_bucket(error):

@@ -110,10 +110,17 @@ def open_shard(
 
 
 def _pieces(folder: Folder, shard: ShardRecord) -> Iterator[bytes]:
-    """The file piece by piece, and one byte more than it should have."""
-    file = folder.open_file(shard_name(shard), shard.size_bytes + 1)
-    while piece := file.read(_PIECE_BYTES):
+    """The file piece by piece, and one byte more if it has more than it should."""
+    asked = shard.size_bytes + 1
+    file = folder.open_file(shard_name(shard), asked)
+    while asked > 0:
+        # The last piece is never that one byte alone: S3 refuses to read where a file ends.
+        size = _PIECE_BYTES if asked > _PIECE_BYTES + 1 else asked
+        piece = file.read(size)
         yield piece
+        if len(piece) < size:
+            return
+        asked -= size
 
 
 def _require_plausible(metadata: Any, shard: ShardRecord) -> None:

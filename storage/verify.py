@@ -6,22 +6,23 @@ thing that is not as it was written. Costs one reading of everything there.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage import layout, schema
+from storage.compaction import RecordGroup
 from storage.errors import IntegrityError, MissingProductError, SoftlabelError
 from storage.files import Folder
 from storage.identity import digest_of_bytes, digest_of_digests
-from storage.options import Keep, Selection
+from storage.legality import illegal
 from storage.reader import LabelSet
 from storage.records import Manifest, ShardRecord, parse, read_record
-from storage.rows import Array, Column, Ragged, num_rows
-from storage.spec import LabelSetSpec
+from storage.rows import Ragged, num_rows
 
-_FLOATS = (schema.LABEL_LOGIT, *schema.STATISTICS)
 _CARD_KINDS = (layout.TEACHERS, layout.STUDENTS, layout.PREDICTIONS, layout.REPORTS)
 
 
@@ -32,12 +33,14 @@ class Fault:
     Attributes:
         url: the damaged file.
         problem: what was expected and what came.
-        shard: the shard it concerns, where it does.
+        shard: the shard of the newest state that it concerns, where it does.
+        earlier: the digest of the earlier state that it concerns, where it does.
     """
 
     url: str
     problem: str
     shard: ShardRecord | None = None
+    earlier: str | None = None
 
     def __str__(self) -> str:
         return f"{self.url}: {self.problem}"
@@ -58,86 +61,114 @@ def verify(folder: Folder) -> Iterator[Fault]:
 
 
 def verify_label_set(folder: Folder) -> Iterator[Fault]:
-    """The faults of a label set: specification, manifest, records, shards, decoded numbers."""
+    """The faults of a label set: specification, states, groups, records, shards, numbers.
+
+    A state is a finished manifest. Earlier ones stay readable by their digest, so their shards have
+    to be there as well; each file is read once, however many states name it. What no state names
+    was left by a run that did not finish, and is no fault.
+    """
     yield from _sealed(folder, layout.SPEC)
-    yield from _verify_states(folder)
+    yield from _verify_groups(folder)
     try:
         labels = LabelSet.open(folder)
     except SoftlabelError as error:
         yield Fault(folder.url_of(layout.MANIFEST), str(error))
-        return
-    yield from _verify_manifest(folder, labels.manifest)
-    records = _records(folder)
-    for shard in labels.manifest.shards:
-        yield from _verify_record(folder, shard, records)
-        yield from verify_shard(labels, shard)
-    labels.close()
+        labels = None
+    earlier: list[LabelSet] = []
+    for state in _states(folder):
+        if isinstance(state, Fault):
+            yield state
+        elif labels is None or state.digest != labels.digest:
+            earlier.append(state)
+    seen: set[str] = set()
+    if labels is not None:
+        yield from _verify_manifest(folder, labels.manifest)
+        yield from _verify_state(labels, _records(folder), seen)
+    for state in earlier:
+        yield from _verify_earlier(state, seen)
 
 
 def verify_shard(labels: LabelSet, shard: ShardRecord) -> Iterator[Fault]:
     """The faults of one shard's file: its bytes, then each decoded number."""
-    url = labels.url_of(shard)
+    yield from _verify_shard(labels, shard, [])
+
+
+def _verify_state(
+    labels: LabelSet, records: dict[str, ShardRecord | IntegrityError], seen: set[str]
+) -> Iterator[Fault]:
+    """The faults of the newest state: its records, its shards, and ids that are there twice."""
+    ids: list[NDArray[np.uint64]] = []
+    for shard in labels.manifest.shards:
+        yield from _verify_record(labels.folder, shard, records)
+        yield from _verify_shard(labels, shard, ids)
+        seen.add(shard.file)
+    labels.close()
+    hashes = np.sort(np.concatenate(ids)) if ids else np.empty(0, np.uint64)
+    if (hashes[1:] == hashes[:-1]).any():
+        yield Fault(
+            labels.folder.url_of(layout.MANIFEST),
+            "the set holds the same sample twice",
+        )
+
+
+def _verify_earlier(state: LabelSet, seen: set[str]) -> Iterator[Fault]:
+    """The faults of the shards that an earlier state alone names."""
+    for shard in state.manifest.shards:
+        if shard.file in seen:
+            continue
+        seen.add(shard.file)
+        for fault in _verify_shard(state, shard, []):
+            yield Fault(
+                fault.url,
+                f"of the earlier state {state.digest[:12]}: {fault.problem}",
+                earlier=state.digest,
+            )
+    state.close()
+
+
+def _verify_shard(
+    labels: LabelSet, shard: ShardRecord, ids: list[NDArray[np.uint64]]
+) -> Iterator[Fault]:
+    """The faults of a shard; the hashes of its samples' ids are added to `ids`."""
+    selection = labels.spec.selections[shard.split]
+    hashes = []
+    positions = 0
+    ends: list[str] = []
     try:
         labels.check(shard)
         for group, rows in enumerate(shard.row_groups):
             content = labels.read(shard, group)
             if num_rows(content) != rows:
                 raise IntegrityError(f"row group {group} has {num_rows(content)} rows, not {rows}")
-            problem = illegal(content, labels.spec, labels.spec.selections[shard.split])
+            problem = illegal(content, labels.spec, selection)
             if problem:
                 raise IntegrityError(f"row group {group}: {problem}")
+            names = [str(name) for name in np.asarray(content[schema.SAMPLE_ID])]
+            ends = [ends[0] if ends else names[0], names[-1]]
+            hashes.append(_hashes(names))
+            index = content[schema.INDEX]
+            positions += len(index.values_NW if isinstance(index, Ragged) else index)
+        _require_as_recorded(shard, positions, ends)
     except SoftlabelError as error:
-        yield Fault(url, str(error), shard)
+        yield Fault(labels.url_of(shard), str(error), shard)
+    ids += hashes
 
 
-def illegal(rows: dict[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:
-    """What no soft label may hold and these do, or nothing."""
-    index_NK, logit_NK, rest_NT = (
-        _values(rows[name]) for name in (schema.INDEX, schema.LOGIT, schema.REST)
+def _require_as_recorded(shard: ShardRecord, positions: int, ends: list[str]) -> None:
+    if positions != shard.positions:
+        raise IntegrityError(f"it has {positions} positions, its record says {shard.positions}")
+    if ends != [shard.first_id, shard.last_id]:
+        raise IntegrityError(
+            f"it holds the samples {ends[0]!r} to {ends[-1]!r}, its record says "
+            f"{shard.first_id!r} to {shard.last_id!r}"
+        )
+
+
+def _hashes(names: list[str]) -> NDArray[np.uint64]:
+    """64 bits of each id: enough to tell that one is there twice, in bounded memory."""
+    return np.array(
+        [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) for name in names], np.uint64
     )
-    if index_NK.size == 0:
-        return None
-    present_NK = np.ones(index_NK.shape, np.bool_)
-    if selection.varies:
-        present_NK = np.arange(index_NK.shape[1]) < _values(rows[schema.KEPT])[:, None]
-    if index_NK.min() < 0 or index_NK.max() >= spec.num_classes:
-        return f"a class id of {index_NK.max()}, there are {spec.num_classes} classes"
-    # Entries that are not there get numbers of their own, below all ids.
-    distinct_NK = np.where(present_NK, index_NK, -1 - np.arange(index_NK.shape[1]))
-    ordered_NK = np.sort(distinct_NK, axis=1)
-    if (ordered_NK[:, 1:] == ordered_NK[:, :-1]).any():
-        return "a class is kept twice at one position"
-    numbers = [logit_NK, rest_NT] + [_values(rows[n]) for n in _FLOATS if n in rows]
-    if any(np.isnan(values).any() for values in numbers) or (rest_NT == np.inf).any():
-        return "a logit or a rest that is NaN, or a rest that is infinite"
-    if (logit_NK > 0).any():
-        return "a logit above 0"
-    best_N = logit_NK.max(axis=1)
-    if selection.keep is Keep.SAMPLE:
-        return _illegal_draws(rows, logit_NK, present_NK, selection)
-    if (best_N != 0).any() or (logit_NK[:, 0] != 0).any():
-        return "a position without its best class in the first place"
-    return _illegal_labels(rows, spec)
-
-
-def _illegal_draws(
-    rows: dict[str, Column], logit_NK: Array, present_NK: Array, selection: Selection
-) -> str | None:
-    count_NK = _values(rows[schema.COUNT])
-    if (count_NK[present_NK] < 1).any() or (count_NK.sum(axis=1) != selection.draws).any():
-        return f"a position whose draws are not {selection.draws}"
-    if np.isneginf(logit_NK[present_NK]).any():
-        return "a class without probability that was drawn"
-    return None
-
-
-def _illegal_labels(rows: dict[str, Column], spec: LabelSetSpec) -> str | None:
-    if schema.LABEL not in rows:
-        return None
-    label_N = _values(rows[schema.LABEL])
-    if len(label_N) and label_N.max() >= spec.num_classes:
-        return f"a hard label of {label_N.max()}, there are {spec.num_classes} classes"
-    return None
 
 
 def verify_card(folder: Folder) -> Iterator[Fault]:
@@ -206,13 +237,25 @@ def _verify_record(
         yield Fault(url, "the record and the manifest say different things", shard)
 
 
-def _verify_states(folder: Folder) -> Iterator[Fault]:
+def _states(folder: Folder) -> Iterator[LabelSet | Fault]:
+    """The states that are kept by their digests, and those that cannot be read."""
     states = folder / layout.MANIFESTS
-    for name in states.sizes():
+    for name in sorted(states.sizes()):
         try:
-            LabelSet.open(folder, name.removesuffix(".json"))
+            yield LabelSet.open(folder, name.removesuffix(".json"))
         except SoftlabelError as error:
             yield Fault(states.url_of(name), str(error))
+
+
+def _verify_groups(folder: Folder) -> Iterator[Fault]:
+    """Groups of records that cannot be read: no data are lost, but looks cost more."""
+    groups = folder / layout.COMPACTED
+    for name in sorted(groups.sizes()):
+        url = groups.url_of(name)
+        try:
+            parse(RecordGroup, read_record(groups, name), url)
+        except SoftlabelError as error:
+            yield Fault(url, str(error))
 
 
 def _sealed(folder: Folder, name: str) -> Iterator[Fault]:
@@ -220,7 +263,3 @@ def _sealed(folder: Folder, name: str) -> Iterator[Fault]:
         read_record(folder, name)
     except SoftlabelError as error:
         yield Fault(folder.url_of(name), str(error))
-
-
-def _values(column: Column) -> Array:
-    return column.values_NW if isinstance(column, Ragged) else column

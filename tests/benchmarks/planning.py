@@ -37,7 +37,7 @@ _PARTS = {
     "plan": "planning a label set, its corpus index read",
     "process": "both, the whole process",
 }
-_KILLED = 99
+_KILLED = 15
 _REPEATS = 5
 _ROWS = 4
 _CONTENT = b"shard"

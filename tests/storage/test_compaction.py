@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from storage import compaction, layout
@@ -92,12 +94,13 @@ def look(folder: Folder, records: list[ShardRecord], compact: bool = False):
 
 
 class TestGroups:
-    def test_one_is_written_as_soon_as_it_is_full(self, folder):
+    def test_one_grows_until_it_is_full(self, folder):
         groups = RecordGroups(folder)
-        for ordinal in range(GROUP_SIZE - 1):
+        for ordinal in range(GROUP_SIZE):
             groups.add(one(ordinal))
-        assert groups_of(folder) == {}
-        groups.add(one(GROUP_SIZE - 1))
+            held = [name.split("-")[2] for name in groups_of(folder)]
+            assert held == ([str((ordinal + 1) // 16 * 16)] if ordinal >= 15 else [])
+        groups.add(one(GROUP_SIZE))
         (name,) = groups_of(folder)
         assert name.startswith(f"train-0000000-{GROUP_SIZE}-")
 
@@ -120,9 +123,17 @@ class TestGroups:
             group(store, [one(ordinal) for ordinal in range(20)])
 
     def test_what_stopped_the_work_is_said_first(self, store):
-        store.write_bytes(layout.COMPACTED, b"no folder")
+        def stopped() -> None:
+            with RecordGroups(store) as groups:
+                for ordinal in range(20):
+                    groups.add(one(ordinal))
+                clear_groups(store)
+                Path(store.path, layout.COMPACTED).rmdir()
+                store.write_bytes(layout.COMPACTED, b"no folder")
+                raise KeyboardInterrupt
+
         with pytest.raises(KeyboardInterrupt):
-            group(store, [one(ordinal) for ordinal in range(20)], stopped=True)
+            stopped()
 
     def test_they_can_be_deleted_at_any_time(self, folder, records):
         group(folder, records)

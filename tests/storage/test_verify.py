@@ -1,7 +1,6 @@
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from storage import layout
@@ -10,13 +9,12 @@ from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.reader import LabelSet
 from storage.records import Manifest, seal, write_record
-from storage.verify import Fault, illegal, verify
+from storage.verify import Fault, verify
 from tests.storage.refusal import refused
 from tests.storage.toy import (
     SET_FINGERPRINT,
     kept,
     token_spec,
-    toy_rows,
     toy_spec,
     write_toy_set,
     write_toy_shard,
@@ -69,8 +67,8 @@ class TestLabelSet:
     def test_every_file_truncated_is_one_fault(self, labels):
         for path in files_of(labels):
             content = path.read_bytes()
-            for kept in (0, len(content) // 2, len(content) - 1):
-                path.write_bytes(content[:kept])
+            for length in (0, len(content) // 2, len(content) - 1):
+                path.write_bytes(content[:length])
                 assert the_fault(labels.folder).url == str(path)
             path.write_bytes(content)
 
@@ -135,43 +133,6 @@ class TestLabelSet:
         fault = the_fault(folder)
         assert fault.url.endswith(shard.file)
         assert "a class id of 4, there are 4 classes" in fault.problem
-
-
-class TestIllegal:
-    """What no soft label may hold, number by number."""
-
-    def rows(self, **changes):
-        rows = {name: np.array(c) for name, c in toy_rows(toy_spec(), "train", range(3)).items()}
-        for name, (place, value) in changes.items():
-            rows[name][place] = value
-        return rows
-
-    def test_a_true_label_is_legal(self):
-        assert illegal(self.rows(), toy_spec()) is None
-
-    def test_a_masked_class_and_nothing_left_are_legal(self):
-        rows = self.rows(logit=((1, 2), -np.inf), rest=((1, 0), -np.inf))
-        assert illegal(rows, toy_spec()) is None
-
-    def test_no_positions_are_legal(self):
-        rows = {name: column[:0] for name, column in self.rows().items()}
-        assert illegal(rows, toy_spec()) is None
-
-    @pytest.mark.parametrize(
-        ("changes", "problem"),
-        [
-            ({"index": ((1, 0), 5)}, "a class id of 5"),
-            ({"index": ((1, 0), 2)}, "a class is kept twice"),
-            ({"logit": ((1, 1), np.nan)}, "above 0 or NaN"),
-            ({"logit": ((1, 1), 0.5)}, "above 0 or NaN"),
-            ({"rest": ((1, 0), np.nan)}, "a rest that is NaN"),
-            ({"rest": ((1, 0), np.inf)}, "infinite"),
-            ({"logit": ((1, 0), -1.0)}, "without its best class"),
-            ({"logit": ((1, slice(None)), -np.inf)}, "without its best class"),
-        ],
-    )
-    def test_anything_else_is_named(self, changes, problem):
-        assert problem in illegal(self.rows(**changes), toy_spec())
 
 
 class TestCard:

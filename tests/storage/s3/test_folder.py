@@ -62,3 +62,14 @@ class TestRequests:
         proxy.clear()
         assert len(folder.sizes()) == 1001
         assert proxy.counts == {"LIST": 2}
+
+
+class TestParts:
+    def test_a_part_behind_the_end_is_empty(self, folder):
+        folder.write_bytes("file", b"0123")
+        folder.write_bytes("empty", b"")
+        assert folder.open_file("file", 9).read() == b"0123"
+        assert folder.open_file("empty", 9).read() == b""
+        file = folder.open_file("file", 9)
+        file.seek(4)
+        assert file.read() == b""

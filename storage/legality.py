@@ -1,0 +1,88 @@
+"""What no soft label may hold: looked for in decoded rows, number by number.
+
+Shape letters: N positions, K the most entries of a position, T temperatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage import schema
+from storage.options import Keep, Selection
+from storage.rows import Array, Column, Ragged
+from storage.spec import LabelSetSpec
+
+_FLOATS = (schema.LABEL_LOGIT, *schema.STATISTICS)
+
+
+def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:
+    """What the rows of a split hold and no soft label may, or nothing."""
+    index_NK, logit_NK = _values(rows[schema.INDEX]), _values(rows[schema.LOGIT])
+    if index_NK.size == 0:
+        return None
+    present_NK = np.ones(index_NK.shape, np.bool_)
+    if selection.varies:
+        present_NK = np.arange(index_NK.shape[1]) < _values(rows[schema.KEPT])[:, None]
+    return (
+        _illegal_ids(index_NK, present_NK, spec.num_classes)
+        or _illegal_numbers(rows, logit_NK)
+        or _illegal_set(rows, logit_NK, present_NK, selection)
+        or _illegal_labels(rows, spec.num_classes)
+    )
+
+
+def _illegal_ids(index_NK: Array, present_NK: NDArray[np.bool_], num_classes: int) -> str | None:
+    if index_NK.min() < 0 or index_NK.max() >= num_classes:
+        return f"a class id of {index_NK.max()}, there are {num_classes} classes"
+    # Places without an entry get numbers of their own, below all ids.
+    distinct_NK = np.where(present_NK, index_NK, -1 - np.arange(index_NK.shape[1]))
+    ordered_NK = np.sort(distinct_NK, axis=1)
+    if (ordered_NK[:, 1:] == ordered_NK[:, :-1]).any():
+        return "a class is kept twice at one position"
+    return None
+
+
+def _illegal_numbers(rows: Mapping[str, Column], logit_NK: Array) -> str | None:
+    rest_NT = _values(rows[schema.REST])
+    if np.isnan(logit_NK).any() or (logit_NK > 0).any():
+        return "a logit above 0 or NaN"
+    if np.isnan(rest_NT).any() or (rest_NT == np.inf).any():
+        return "a rest that is NaN or infinite"
+    for name in _FLOATS:
+        if name in rows and np.isnan(_values(rows[name])).any():
+            return f"a {name} that is NaN"
+    return None
+
+
+def _illegal_set(
+    rows: Mapping[str, Column],
+    logit_NK: Array,
+    present_NK: NDArray[np.bool_],
+    selection: Selection,
+) -> str | None:
+    if selection.keep is not Keep.SAMPLE:
+        if (logit_NK[:, 0] != 0).any():
+            return "a position without its best class in the first place"
+        return None
+    count_NK = _values(rows[schema.COUNT])
+    if (count_NK[present_NK] < 1).any() or (count_NK.sum(axis=1) != selection.draws).any():
+        return f"a position whose draws are not {selection.draws}"
+    if np.isneginf(logit_NK[present_NK]).any():
+        return "a class without probability that was drawn"
+    return None
+
+
+def _illegal_labels(rows: Mapping[str, Column], num_classes: int) -> str | None:
+    if schema.LABEL not in rows:
+        return None
+    label_N = _values(rows[schema.LABEL])
+    if len(label_N) and label_N.max() >= num_classes:
+        return f"a hard label of {label_N.max()}, there are {num_classes} classes"
+    return None
+
+
+def _values(column: Column) -> Array:
+    return column.values_NW if isinstance(column, Ragged) else column
