@@ -10,6 +10,7 @@ from flows.project import Project, shared
 from flows.recipe import LoadedRecipe, parse_recipe
 from flows.run import run
 from storage import layout
+from storage.compaction import clear_groups
 from storage.errors import IntegrityError, RecipeError
 from storage.files import Folder
 from storage.records import read_record
@@ -56,6 +57,7 @@ def _repair(folder: Folder, faults: list[Fault], recipe: str) -> int:
     for _ in range(_ROUNDS):
         for fault in faults:
             _forget(folder, fault)
+        clear_groups(folder)  # they may still say what is forgotten
         # What was looked at above is no longer there.
         with shared(Project(project.loaded, project.key)):
             run(
@@ -71,6 +73,13 @@ def _repair(folder: Folder, faults: list[Fault], recipe: str) -> int:
         if not faults:
             return 0
     _print(faults)
+    if any(fault.earlier for fault in faults):
+        console.errors.print(
+            "softlabel: shards of earlier states cannot be made again from today's data; the "
+            "newest state is whole" if all(fault.earlier for fault in faults) else
+            "softlabel: shards of earlier states cannot be made again from today's data",
+            markup=False,
+        )  # fmt: skip
     return 1
 
 
@@ -85,6 +94,8 @@ def _forget(folder: Folder, fault: Fault) -> None:
         record = layout.record_file(shard.split, shard.ordinal, shard.fingerprint)
         folder.delete(f"{layout.RECORDS}/{record}")
         folder.delete(f"{layout.SHARDS}/{shard.file}")
+    elif f"/{layout.COMPACTED}/" in fault.url:
+        folder.delete(f"{layout.COMPACTED}/{fault.url.rpartition('/')[2]}")
     elif f"/{layout.MANIFESTS}/" in fault.url:
         # An earlier state whose list is lost cannot be made again; this one is written anew.
         folder.delete(f"{layout.MANIFESTS}/{fault.url.rpartition('/')[2]}")

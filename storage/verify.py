@@ -81,11 +81,12 @@ def verify_label_set(folder: Folder) -> Iterator[Fault]:
         elif labels is None or state.digest != labels.digest:
             earlier.append(state)
     seen: set[str] = set()
+    records = _records(folder)
     if labels is not None:
         yield from _verify_manifest(folder, labels.manifest)
-        yield from _verify_state(labels, _records(folder), seen)
+        yield from _verify_state(labels, records, seen)
     for state in earlier:
-        yield from _verify_earlier(state, seen)
+        yield from _verify_earlier(state, records, seen)
 
 
 def verify_shard(labels: LabelSet, shard: ShardRecord) -> Iterator[Fault]:
@@ -111,13 +112,16 @@ def _verify_state(
         )
 
 
-def _verify_earlier(state: LabelSet, seen: set[str]) -> Iterator[Fault]:
+def _verify_earlier(
+    state: LabelSet, records: dict[str, ShardRecord | IntegrityError], seen: set[str]
+) -> Iterator[Fault]:
     """The faults of the shards that an earlier state alone names."""
     for shard in state.manifest.shards:
         if shard.file in seen:
             continue
         seen.add(shard.file)
-        for fault in _verify_shard(state, shard, []):
+        of_record = _verify_record(state.folder, shard, records)
+        for fault in (*of_record, *_verify_shard(state, shard, [])):
             yield Fault(
                 fault.url,
                 f"of the earlier state {state.digest[:12]}: {fault.problem}",

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.reader import LabelSet
 from storage.records import seal
-from tests.flows.blobs import Workspace
+from tests.flows.blobs import Workspace, blobs
 
 
 def change_a_byte(path: Path) -> None:
@@ -159,3 +160,38 @@ def test_only_a_label_set_can_be_repaired(command, copied):
 def test_what_is_not_there_is_said(command, workspace):
     command.refuses(command("verify", workspace.store), 1, "there is no label set, model, report")
     command.refuses(command("verify", "nowhere://x"), 1, "nowhere://x")
+
+
+def test_a_damaged_group_of_records_is_deleted(command, copied):
+    before = copied.files("labels")
+    group = labels_of(copied) / "compacted" / "train-0000000-3-00000000.json"
+    group.parent.mkdir()
+    group.write_bytes(b"{")
+    assert command("verify", labels_of(copied)).code == 1
+    assert command("verify", labels_of(copied), "--repair", copied.recipe).code == 0
+    assert copied.files("labels") == before
+
+
+def test_earlier_states_stay_readable_and_are_looked_at(command, workspace):
+    """Data that grew: the shard that only the earlier state names cannot be made from them."""
+    command.run(workspace, "teacher.refit=never")
+    folder = labels_of(workspace)
+    first = LabelSet.open(str(folder)).digest
+    files = set((folder / "shards").iterdir())
+    columns = blobs(extra=10)
+    moved = {name: [*values[7:], *values[:7]] for name, values in columns.items()}
+    workspace.write_data(moved)
+    command.run(workspace, "teacher.refit=never")
+    grown = LabelSet.open(str(folder))
+    assert grown.digest != first
+    labels = LabelSet.open(str(folder), first)
+    assert sum(len(rows["sample_id"]) for rows in labels.batches("train")) == 72
+    labels.close()
+    only_earlier = files - {folder / "shards" / shard.file for shard in grown.manifest.shards}
+    change_a_byte(sorted(only_earlier)[0])
+    said = command("verify", folder)
+    assert said.code == 1
+    assert f"of the earlier state {first[:12]}" in said.output
+    said = command("verify", folder, "--repair")
+    assert said.code == 1
+    assert "cannot be made again from today's data" in said.errors.splitlines()[-1]
