@@ -15,7 +15,6 @@ from storage.files import Folder
 from storage.reader import LabelSet
 from storage.verify import verify
 from tests.faults.command import Command
-from tests.faults.test_kill import prefect_home, recipe, uninterrupted  # noqa: F401
 from tests.storage.toy import SET_FINGERPRINT, toy_spec, write_toy_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +66,7 @@ def test_the_command_on_a_full_disk_goes_on_when_there_is_room(
     recipe,
     prefect_home,
     uninterrupted,
-    tmp_path,  # noqa: F811
+    tmp_path,
 ):
     expected, _ = uninterrupted
     disk = tmp_path / "disk"

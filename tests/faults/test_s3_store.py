@@ -9,7 +9,6 @@ from storage.files import Folder
 from storage.reader import LabelSet
 from storage.verify import verify
 from tests.faults.command import Command, until
-from tests.faults.test_kill import prefect_home, recipe, uninterrupted  # noqa: F401
 from tests.storage.s3.faulty_proxy import faulty_proxy
 from tests.storage.s3.server import s3_server
 
@@ -34,7 +33,7 @@ def proxy(monkeypatch):
         fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
-def test_killed_on_s3_it_ends_as_on_a_local_disk(proxy, recipe, prefect_home, uninterrupted):  # noqa: F811
+def test_killed_on_s3_it_ends_as_on_a_local_disk(proxy, recipe, prefect_home, uninterrupted):
     expected, _ = uninterrupted
     command = Command(recipe, STORE, prefect_home)
     proxy.storm(0.05, seed=0)

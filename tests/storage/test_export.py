@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage import export as export_module
+from storage import reader
 from storage.errors import IntegrityError, MissingProductError, RecipeError, StoreError
 from storage.export import ExportFormat, ExportPlan, export
 from storage.files import Folder
 from storage.options import Codec, Keep, Layout, Task
 from storage.records import read_record
+from storage.shards import open_shard
 from tests.storage import axolotl_reader
 from tests.storage.kinds import SELECTIONS, spec_of_kind, write_known_set
 from tests.storage.refusal import refused
@@ -157,6 +159,12 @@ class TestAxolotl:
             assert sample["target_mask"][-1] == [0] * 4
             assert np.isfinite(sample["target_logprobs"]).all()
 
+    def test_no_block_is_longer_than_the_settings_say(self, store, tmp_path):
+        known = write_known_set(store, spec_of_kind(task=Task.CAUSAL_LM), sizes=(20, 3))
+        index = exported(known, tmp_path / "out", ExportFormat.AXOLOTL, splits=["train"])
+        lengths = [len(sample["input_ids"]) for sample in self.samples(tmp_path / "out")]
+        assert index["settings"]["sequence_len"] == max(lengths) > min(lengths)
+
     def test_what_does_not_fit_is_refused(self, store, tmp_path):
         known = write_known_set(store, spec_of_kind())
         with refused(RecipeError, "--format axolotl", "causal_lm", "classification", "portable"):
@@ -169,6 +177,21 @@ class TestAxolotl:
 
 
 class TestPublication:
+    def test_one_shard_is_open_at_a_time(self, monkeypatch, tmp_path):
+        known = write_known_set(Folder.open("memory://afar"), spec_of_kind(), sizes=[2] * 6)
+        opened = []
+        kept = []
+
+        def counted(*given):
+            opened.append(open_shard(*given))
+            kept.append(sum(not shard.parquet.closed for shard in opened))
+            return opened[-1]
+
+        monkeypatch.setattr(reader, "open_shard", counted)
+        exported(known, tmp_path / "out", ExportFormat.PORTABLE)
+        assert len(opened) == 7
+        assert max(kept) <= 2
+
     def test_the_index_names_every_file(self, store, tmp_path):
         known = write_known_set(store, spec_of_kind(class_names=tuple("abcdefghi")))
         index = exported(known, tmp_path / "new" / "out", ExportFormat.PORTABLE)

@@ -8,7 +8,7 @@ from storage import layout
 from storage.errors import StoreError
 from storage.files import Folder
 from storage.identity import digest_of_bytes
-from storage.options import Codec
+from storage.options import Codec, Layout
 from storage.records import ShardRecord, parse, read_record
 from storage.rows import take
 from storage.writer import ranges, row_groups, write_shard
@@ -22,9 +22,17 @@ from tests.storage.toy import (
     write_toy_shard,
 )
 
+PLAIN, FAST, COMPACT = Layout
+F32, F16, U8 = Codec
 LENGTHS = st.lists(st.integers(0, 9), max_size=12)
-GOLDEN_DIGEST = "32de82d990fbcad58bc97639ac9695cb23686f3b5b7acd16df58479ce74e8531"
-GOLDEN_BLOCKS_DIGEST = "275b1578819e99817c3c3582377140cf10c07245a6894f85964ca6aa3f938da5"
+GOLDEN_DIGESTS = [
+    (PLAIN, F16, "83e2492e1433db3448addaedc73681c3fe014a6b3c01d9ed8894b4fc26de2bb7"),
+    (PLAIN, U8, "66a4d3cea0d01b5722af6f0fe71d3f26f49887d66bb3977b5dad134d0ab7d7a6"),
+    (FAST, F32, "4ddc3cd51caa1bcc7d6ea30f2ef10449d51670396e936c3e2ec48de5e1e0f3f3"),
+    (COMPACT, F16, "b53d5cfa3885eaff76d9ebd24322f511edd08d0e9c03a5052818228794a1f3ea"),
+    (COMPACT, U8, "1d3f4e9b46a417244cd284808908e0aaa54574caa1fc515c4414154f0b53adfa"),
+]
+GOLDEN_BLOCKS_DIGEST = "abf1e9b7d5ea386659183414154c47fe1f8a75973991610d177f616647e7b34f"
 
 
 class TestRanges:
@@ -167,8 +175,9 @@ class TestContentDigest:
 class TestGoldenDigest:
     """A change of these means that the stored bytes changed: bump the code's version with it."""
 
-    def test_of_single_positions(self, labels):
-        assert labels.digest == GOLDEN_DIGEST
+    @pytest.mark.parametrize(("layout", "codec", "digest"), GOLDEN_DIGESTS)
+    def test_of_single_positions(self, store, layout, codec, digest):
+        assert write_toy_set(store, toy_spec(layout=layout, codec=codec)).digest == digest
 
     def test_of_blocks(self, store):
         assert write_toy_set(store, token_spec(statistics=True)).digest == GOLDEN_BLOCKS_DIGEST

@@ -38,6 +38,8 @@ OPTIONS = LabelOptions(
     positions_per_row_group=4,
     evaluation=KeptSetOptions(k=3),
 )
+PLAIN, FAST, COMPACT = Layout
+F32, F16, U8 = Codec
 TABLE = random_table(40)
 
 
@@ -436,12 +438,36 @@ def test_outputs_beyond_the_classes_are_padding_if_the_teacher_never_prefers_the
 @pytest.mark.parametrize(
     ("codec", "layout", "digest"),
     [
-        (Codec.FLOAT32, Layout.PLAIN, "c75ea93b2c3ab030aa8deacac6e1e27a5989096a0d3f98719bdf4ef97affbbcd"),
-        (Codec.FLOAT16, Layout.PLAIN, "709a25c344fbea04119e0d17e724973386388c6d9347e736a1c10b15ac08d48c"),
-        (Codec.UINT8, Layout.PLAIN, "a5522a048e0b5295db8ea3fc1da536f93d1e178132461262e7806ca78465d8cf"),
-        (Codec.FLOAT16, Layout.FAST, "6f599104d4ccebb6502b292d03692740a4f7633aa9469b2fafa5e01cd1763f76"),
-        (Codec.FLOAT16, Layout.COMPACT, "f1e5430fb9a64abeb5b4cd77ae58c723d5a03979fd6146b45f91d81068efeb94"),
-        (Codec.UINT8, Layout.COMPACT, "a86ad5580b3e49b593be5b959d816402215e3208bac411676a70167e6a4059ed"),
+        (
+            F32,
+            PLAIN,
+            "c75ea93b2c3ab030aa8deacac6e1e27a5989096a0d3f98719bdf4ef97affbbcd",
+        ),
+        (
+            F16,
+            PLAIN,
+            "709a25c344fbea04119e0d17e724973386388c6d9347e736a1c10b15ac08d48c",
+        ),
+        (
+            U8,
+            PLAIN,
+            "a5522a048e0b5295db8ea3fc1da536f93d1e178132461262e7806ca78465d8cf",
+        ),
+        (
+            F16,
+            FAST,
+            "6f599104d4ccebb6502b292d03692740a4f7633aa9469b2fafa5e01cd1763f76",
+        ),
+        (
+            F16,
+            COMPACT,
+            "f1e5430fb9a64abeb5b4cd77ae58c723d5a03979fd6146b45f91d81068efeb94",
+        ),
+        (
+            U8,
+            COMPACT,
+            "a86ad5580b3e49b593be5b959d816402215e3208bac411676a70167e6a4059ed",
+        ),
     ],
 )
 def test_the_bytes_of_a_label_set_are_what_they_were(store, codec, layout, digest):
