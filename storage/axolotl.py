@@ -11,23 +11,32 @@ One row for each sample of a causal language model, L tokens and K entries a pos
 
 What reads them, in axolotl at commit 067b021c (July 2026), below src/axolotl:
 
+- `utils/data/shared.py`, `_load_from_local_path`: `datasets: [{path: <this folder>, split: train,
+  type: }]`, with an empty type.
 - `utils/data/wrappers.py`, `_is_dataset_already_tokenized`: a data set with `input_ids`,
   `attention_mask` and `labels` is taken as it is. No chat template and no rescaling come between:
-  the log-probabilities have to be those of `kd_temperature`.
+  the log-probabilities have to be those of `kd_temperature`. `logprobs_field` and the `temperature`
+  of a data set belong to the chat template and have no effect.
 - `integrations/kd/collator.py`: takes the three `target_*` columns off, pads K with id 0, -1e9 and
-  mask 0 to the widest of the batch, and L on the right with masked entries.
+  mask 0 to the widest of the batch, and L on the right with masked entries, on whatever side the
+  tokenizer pads.
 - `integrations/kd/trainer.py` and `kernels/liger.py`: the student's logits at place t, divided by
   `kd_temperature`, meet the targets at place t, so these speak of token t + 1: there is no shift.
-  `labels` are shifted by one to the left inside, as Hugging Face models do. The loss is times
-  `kd_temperature` squared.
+  `labels` are shifted by one to the left inside, as Hugging Face models do. That is so since pull
+  request 2700, in all releases from 0.10.0 on; before it the trainer shifted the targets too, as a
+  comment in `chat_template.py` still says, and these targets would be off by one.
+- `kernels/liger.py`: the loss that is shown is times `kd_temperature` squared; its gradient is not,
+  so at T = 2 the soft part weighs a quarter of what it does elsewhere. `kd_alpha` and `kd_ce_alpha`
+  have no defaults, and both have to lie in 0 to 1: lower the second.
 - `integrations/kd/topk_logprob/forward_kl.py` says of the targets: "these should already be
   re-normalized", and `chat_template.py` does so for other data sets. There is no place for the
   rest: what is not kept is lost, and each position is renormalised over what is.
 - An entry without mass is masked, for exp(-inf) * -inf is NaN there.
 - `kd_normalize_topk: true` renormalises the student over all K entries, those of padding included.
   So it goes with a fixed number of entries only.
-- `utils/data/utils.py`, `truncate_long_seq`: of blocks longer than `sequence_len` it cuts
-  `input_ids` and `labels`, but not the targets. Set `sequence_len` to the longest block or more.
+- `utils/data/utils.py`: blocks longer than `sequence_len` are dropped, or with
+  `excess_length_strategy: truncate` their tokens are cut and their targets are not. So
+  `sequence_len` is among the settings: the longest block.
 """
 
 from __future__ import annotations
@@ -76,13 +85,16 @@ def require_axolotl(spec: LabelSetSpec, split: str) -> None:
         )
 
 
-def axolotl_settings(spec: LabelSetSpec, splits: Sequence[str], at: float) -> dict[str, Any]:
-    """What axolotl's configuration has to say for the targets of these splits."""
+def axolotl_settings(
+    spec: LabelSetSpec, splits: Sequence[str], at: float, longest: int
+) -> dict[str, Any]:
+    """What axolotl's configuration has to say for these splits, with blocks up to `longest`."""
     return {
         "plugins": ["axolotl.integrations.kd.KDPlugin"],
         "kd_trainer": True,
         "kd_temperature": at,
         "kd_normalize_topk": not any(spec.selections[split].varies for split in splits),
+        "sequence_len": longest,
     }
 
 

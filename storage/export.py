@@ -14,9 +14,10 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from storage.portable import portable_table
 from storage.positions import COLUMNS, stored_temperature
 from storage.reader import LabelSet
 from storage.records import ShardRecord, write_record
-from storage.rows import Rows
+from storage.rows import Ragged, Rows
 from storage.spec import LabelSetSpec
 
 DATA: Final = "data"
@@ -111,54 +112,76 @@ def export(
     """
     _require_empty(destination)
     files = []
+    longest = 0
     with _published(destination) as folder:
         for split in plan.splits:
             shards = plan.labels.shards(split)
+            batches = plan.labels.batches(split, _columns(plan, split))
             for number, shard in enumerate(shards):
-                content, rows = _parquet(plan, shard)
+                written = _parquet(plan, split, islice(batches, len(shard.row_groups)))
+                longest = max(longest, written.longest)
                 name = f"{DATA}/{split}-{number:05d}-of-{len(shards):05d}.parquet"
-                folder.write_bytes(name, content)
+                folder.write_bytes(name, written.content)
                 files.append(
                     {
                         "file": name,
                         "split": split,
-                        "rows": rows,
-                        "size_bytes": len(content),
-                        "sha256": digest_of_bytes(content),
+                        "rows": written.rows,
+                        "size_bytes": len(written.content),
+                        "sha256": digest_of_bytes(written.content),
                     }
                 )
                 on_shard(shard)
-        index = _index(plan, files)
+        index = _index(plan, files, longest)
         write_record(folder, INDEX_FILE, index)
     return index
 
 
-def _parquet(plan: ExportPlan, shard: ShardRecord) -> tuple[bytes, int]:
-    """A file of the export and its rows; its row groups are those of the shard."""
-    labels, spec = plan.labels, plan.labels.spec
-    names = [name for name in schema.columns(spec, shard.split) if name in _wanted(plan)]
+@dataclass(frozen=True)
+class _Written:
+    """A file of the export.
+
+    Attributes:
+        content: its bytes.
+        rows: how many it holds.
+        longest: the most positions of a sample in it.
+    """
+
+    content: bytes
+    rows: int
+    longest: int
+
+
+def _parquet(plan: ExportPlan, split: str, batches: Iterable[Rows]) -> _Written:
+    """A file of the export; its row groups are those of the shard, which `batches` hold."""
     sink = pa.BufferOutputStream()
-    count = 0
+    count = longest = 0
     with contextlib.ExitStack() as stack:
         writer = None
-        for group in range(len(shard.row_groups)):
-            rows = labels.read(shard, group, names)
-            table = _TABLES[plan.form](rows, spec, shard.split, plan.temperature)
+        for rows in batches:
+            table = _TABLES[plan.form](rows, plan.labels.spec, split, plan.temperature)
             if writer is None:
                 writer = stack.enter_context(
                     pq.ParquetWriter(sink, table.schema, compression="zstd")
                 )
             writer.write_table(table, row_group_size=max(table.num_rows, 1))
             count += table.num_rows
-    return bytes(sink.getvalue()), count
+            longest = max(longest, _most_positions(rows))
+    return _Written(bytes(sink.getvalue()), count, longest)
 
 
-def _wanted(plan: ExportPlan) -> set[str]:
-    inputs = axolotl_inputs(plan.labels.spec) if plan.form is ExportFormat.AXOLOTL else []
-    return {*COLUMNS, *inputs}
+def _most_positions(rows: Rows) -> int:
+    index = rows[schema.INDEX]
+    return int(index.lengths_B.max(initial=0)) if isinstance(index, Ragged) else 1
 
 
-def _index(plan: ExportPlan, files: list[dict[str, Any]]) -> dict[str, Any]:
+def _columns(plan: ExportPlan, split: str) -> list[str]:
+    spec = plan.labels.spec
+    inputs = axolotl_inputs(spec) if plan.form is ExportFormat.AXOLOTL else []
+    return [name for name in schema.columns(spec, split) if name in {*COLUMNS, *inputs}]
+
+
+def _index(plan: ExportPlan, files: list[dict[str, Any]], longest: int) -> dict[str, Any]:
     spec = plan.labels.spec
     content = {
         "format": plan.form.value,
@@ -178,7 +201,7 @@ def _index(plan: ExportPlan, files: list[dict[str, Any]]) -> dict[str, Any]:
         "files": files,
     }
     if plan.form is ExportFormat.AXOLOTL:
-        content["settings"] = axolotl_settings(spec, plan.splits, plan.temperature)
+        content["settings"] = axolotl_settings(spec, plan.splits, plan.temperature, longest)
     return content
 
 
