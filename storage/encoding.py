@@ -128,15 +128,18 @@ def _decode_entries(
     if not wanted and KEPT not in asked:
         return {}
     stored: dict[str, Array] = {}
-    lengths_B: NDArray[np.int64] | None = None
+    bounds: NDArray[np.int32] | None = None
+    there = table.column_names
     for name in wanted or entries.names(selection)[:1]:
         dtype = entries.stored_dtype(name, spec, selection)
         for part in entries.stored_names(name, spec, selection):
-            if part in table.column_names:
-                stored[part], found_B = _flat_entries(_chunk(table, part), dtype)
-                if lengths_B is not None and not np.array_equal(lengths_B, found_B):
-                    raise IntegrityError(f"the column {part!r} has other lengths than the others")
-                lengths_B = found_B
+            if part not in there:
+                continue
+            stored[part], found = _flat_entries(_chunk(table, part), dtype)
+            if bounds is not None and bounds.tobytes() != found.tobytes():
+                raise IntegrityError(f"the column {part!r} has other lengths than the others")
+            bounds = found
+    lengths_B = None if bounds is None else (bounds[1:] - bounds[:-1]).astype(np.int64)
     kept, per_sample_B = _positions_of(table, spec, split, lengths_B)
     kept_N = None if kept is None else _values(kept)
     if kept_N is not None and len(kept_N) and (kept_N.min() < 1 or kept_N.max() > selection.k):
@@ -182,30 +185,33 @@ def _chunk(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _flat_entries(array: pa.Array, dtype: np.dtype[Any]) -> tuple[Array, NDArray[np.int64]]:
-    """All values of a stored column of entries, and how many each sample has."""
+def _flat_entries(array: pa.Array, dtype: np.dtype[Any]) -> tuple[Array, NDArray[np.int32]]:
+    """All values of a stored column of entries, and where those of each sample begin and end."""
     if array.null_count:
         raise IntegrityError("a column of entries has missing values")
-    if pa.types.is_list(array.type):
-        return _flat(array)
+    buffers = array.buffers()
+    count = len(array)
     if pa.types.is_fixed_size_binary(array.type):
         width = array.type.byte_width
-        start, size = array.offset * width, len(array) * width
-        lengths_B = np.full(len(array), width // dtype.itemsize)
-        data = array.buffers()[1]
-    else:
-        offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, array.offset * 4)
-        start, size = int(offsets[0]), int(offsets[-1] - offsets[0])
-        lengths_B = (offsets[1:] - offsets[:-1]).astype(np.int64)
-        if dtype.itemsize > 1:
-            if (lengths_B % dtype.itemsize).any():
-                raise IntegrityError(f"bytes of entries that are no multiple of {dtype.itemsize}")
-            lengths_B //= dtype.itemsize
-        data = array.buffers()[2]
-    if size == 0:
-        return np.empty(0, dtype), lengths_B
-    little = dtype.newbyteorder("<")
-    return np.frombuffer(data, little, size // dtype.itemsize, start), lengths_B
+        start, size = array.offset * width, count * width
+        bounds = np.arange(count + 1, dtype=np.int32) * np.int32(width // dtype.itemsize)
+        return _numbers(buffers[1], dtype, start, size), bounds
+    offsets = np.frombuffer(buffers[1], np.int32, count + 1, array.offset * 4)
+    bounds = offsets - offsets[0]
+    if pa.types.is_list(array.type):
+        return array.flatten().to_numpy(zero_copy_only=False), bounds
+    if dtype.itemsize > 1:
+        if (bounds % dtype.itemsize).any():
+            raise IntegrityError(f"bytes of entries that are no multiple of {dtype.itemsize}")
+        bounds //= np.int32(dtype.itemsize)
+    size = int(bounds[-1]) * dtype.itemsize
+    return _numbers(buffers[2], dtype, int(offsets[0]), size), bounds
+
+
+def _numbers(data: pa.Buffer | None, dtype: np.dtype[Any], start: int, size: int) -> Array:
+    if data is None or size == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(data, dtype.newbyteorder("<"), size // dtype.itemsize, start)
 
 
 def _map(column: Column, change: Any) -> Column:

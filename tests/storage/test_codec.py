@@ -88,6 +88,13 @@ def test_the_best_class_stays_the_best():
         assert round_trip(np.array([0.0, -1.0, -np.inf]), codec).tolist() == [0.0, -1.0, -np.inf]
 
 
+def test_every_half_float_is_read_as_numpy_reads_it():
+    halves = np.arange(0x8000, 0xFC01, dtype=np.uint16).view(np.float16)
+    assert np.array_equal(decode_logit(halves), halves.astype(np.float32))
+    assert np.array_equal(decode_logit(halves[:-1]), halves[:-1].astype(np.float32))
+    assert not np.signbit(decode_logit(np.array([0.0, -0.0], np.float16)) + 0.0).any()
+
+
 class TestLevels:
     @given(logits(), st.sampled_from([0.25, 1.0, 4.0]))
     def test_only_the_best_class_is_at_zero(self, logit, scale):
