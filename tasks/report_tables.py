@@ -212,6 +212,7 @@ def label_set_terms(report: Report) -> list[tuple[str, str]]:
         ("kept", _kept(report)),
         ("temperatures", or_dash(temperatures)),
         ("codec", or_dash(labels.get("codec"))),
+        ("layout", or_dash(labels.get("layout"))),
         ("positions", count_text(labels.get("positions"))),
         ("shards", count_text(labels.get("shards"))),
         ("size", human(labels.get("bytes"), "B")),
@@ -233,8 +234,8 @@ def _kept(report: Report) -> str:
     of = f" of {count_text(classes)} classes" if finite(classes) is not None else " classes"
     phrases = {
         "top_k": f"top {labels.get('k', DASH)}{of}",
-        "top_p": f"top p, at most {labels.get('k', DASH)}{of}",
-        "sample": f"{labels.get('k', DASH)} draws{of}",
+        "top_p": f"the mass {labels.get('p', DASH)}, at most {labels.get('k', DASH)}{of}",
+        "sample": f"{labels.get('draws', DASH)} draws{of}",
         "all": f"all{of.removeprefix(' of')}",
     }
     keep = labels.get("keep")

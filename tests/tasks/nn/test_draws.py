@@ -4,6 +4,7 @@ Shape letters: P positions, C classes, K entries, N draws.
 """
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +78,15 @@ def test_a_sure_class_is_the_only_one():
     assert drawn.kept_P.tolist() == [1]
     assert drawn.index_PK[0, 0] == 0
     assert drawn.count_PK.tolist() == [[64, 0, 0]]
+
+
+@pytest.mark.gpu
+def test_cuda_draws_what_the_cpu_draws():
+    """But where a number falls on the border of two classes."""
+    torch.manual_seed(0)
+    logit_PC = torch.randn(64, 3000) * 3
+    keys_P = position_keys(["a"], np.array([64]), 0)
+    cpu, cuda = (draw(logit_PC.to(device), keys_P, 32, 1.0, 32) for device in ("cpu", "cuda"))
+    same_P = (cpu.index_PK == cuda.index_PK.cpu()).all(dim=1)
+    assert same_P.float().mean() > 0.95
+    assert torch.equal(cuda.count_PK.sum(dim=1).cpu(), torch.full((64,), 32))
