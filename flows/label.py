@@ -70,7 +70,7 @@ def label(
     end_with_parent()
     project = Project.open(recipe, overrides, store)
     card = project.require_teacher()
-    labels = project.labels(card)
+    labels = project.labels(card, compact=True)
     engine.rename_run(f"label-{project.name}-{labels.intent.fingerprint[:4]}")
     counts = _Counts(shards_reused=len(labels.plan.done))
     finished = None if force else labels.finished()

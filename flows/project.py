@@ -152,8 +152,12 @@ class Project:
             )
         return card
 
-    def labels(self, teacher: Card) -> Labels:
+    def labels(self, teacher: Card, *, compact: bool = False) -> Labels:
         """The label set that this teacher is to make.
+
+        Args:
+            teacher: its card.
+            compact: put loose records into groups, so that the next look is cheap: writes.
 
         Raises:
             RecipeError: it cannot be: more classes would be kept than there are.
@@ -178,7 +182,7 @@ class Project:
             padded=recipe.data.padded,
         )
         folder = self.store / layout.product(layout.LABELS, intent.fingerprint)
-        plan = plan_labels(folder, intent.fingerprint, self.index)
+        plan = plan_labels(folder, intent.fingerprint, self.index, compact=compact)
         return Labels(intent, folder, spec, plan)
 
     def set_current(self, labels: LabelSet, teacher: Card) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from flows.project import Project
 from storage.leases import Leases
 from storage.options import Keep, Layout
 from storage.reader import LabelSet
@@ -169,3 +170,20 @@ def test_shards_that_another_process_made_meanwhile_are_not_made_again(command, 
     assert said.code == 0
     assert said.json["stages"]["label"]["shards_written"] == 0
     assert said.json["stages"]["label"]["shards_reused"] == SHARDS
+
+
+def test_records_that_a_killed_run_left_are_put_into_groups(command, workspace):
+    shards = "labels.positions_per_shard=4"
+    command.run(workspace, shards, stage="teacher")
+    command.run(workspace, shards, stage="label")
+    folder = workspace.only("labels")
+    (folder / "manifest.json").unlink()
+    next((folder / "records").glob("train-0000003-*")).unlink()
+    project = Project.open(workspace.recipe, [shards])
+    assert len(project.labels(project.require_teacher()).plan.missing) == 1
+    assert not list(folder.glob("compacted/*"))
+    assert len(project.labels(project.require_teacher(), compact=True).plan.missing) == 1
+    assert len(list(folder.glob("compacted/*"))) == 1
+    said = command.run(workspace, shards, stage="label", json=True)
+    assert said.json["stages"]["label"]["shards_written"] == 1
+    assert not list(folder.glob("compacted/*")), "the manifest holds them now"
