@@ -154,8 +154,14 @@ def _verify_shard(
             positions += len(index.values_NW if isinstance(index, Ragged) else index)
         _require_as_recorded(shard, positions, ends)
     except SoftlabelError as error:
-        yield Fault(labels.url_of(shard), str(error), shard)
+        yield Fault(labels.url_of(shard), _problem(error, labels.url_of(shard)), shard)
     ids += hashes
+
+
+def _problem(error: SoftlabelError, url: str) -> str:
+    """What a reader said, without what a line of this list says anyway."""
+    text = str(error).removeprefix(url).lstrip(": ")
+    return text.partition("; run: softlabel verify")[0]
 
 
 def _require_as_recorded(shard: ShardRecord, positions: int, ends: list[str]) -> None:
