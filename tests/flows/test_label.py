@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from flows.project import Project
+from storage.files import Folder
 from storage.leases import Leases
 from storage.options import Keep, Layout
 from storage.reader import LabelSet
@@ -129,47 +130,49 @@ def test_labels_beyond_the_real_ids_are_named(command, workspace):
 # Several processes
 
 
-def test_a_shard_that_another_process_makes_is_waited_for(command, workspace):
-    """It is leased while this run begins; when the lease is given back, this run makes it."""
+@pytest.fixture
+def unmade(command, workspace):
+    """A shard of a finished label set whose record is gone: its name, the digest, its content."""
     command.run(workspace, stage="teacher")
     command.run(workspace, stage="label")
     folder = workspace.only("labels")
-    record = next(iter(folder.glob("records/train-0000001-*.json")))
-    digest = LabelSet.open(str(folder)).digest
-    record.unlink()
-    with Leases(LabelSet.open(str(folder)).folder) as other:
-        assert other.claim(record.stem)
-        timer = threading.Timer(1.0, lambda: other.release(record.stem))
-        timer.start()
-        said = command.run(workspace, stage="label", json=True)
-        timer.join()
-    assert said.code == 0
-    assert said.json["stages"]["label"]["shards_written"] == 1
-    assert said.json["stages"]["label"]["digest"] == digest
-    assert not list(folder.glob("leases/*"))
-
-
-def test_shards_that_another_process_made_meanwhile_are_not_made_again(command, workspace):
-    command.run(workspace, stage="teacher")
-    command.run(workspace, stage="label")
-    folder = workspace.only("labels")
-    record = next(iter(folder.glob("records/train-0000001-*.json")))
+    (record,) = folder.glob("records/train-0000001-*.json")
     content = record.read_bytes()
     record.unlink()
-    with Leases(LabelSet.open(str(folder)).folder) as other:
+    return record, LabelSet.open(str(folder)).digest, content
+
+
+def label_while_held(command, workspace, record, finish=lambda: None):
+    """Run the label stage while another process holds a shard for a second, then does `finish`."""
+    with Leases(Folder.open(workspace.only("labels"))) as other:
         assert other.claim(record.stem)
 
-        def finish() -> None:
-            record.write_bytes(content)
+        def end() -> None:
+            finish()
             other.release(record.stem)
 
-        timer = threading.Timer(1.0, finish)
+        timer = threading.Timer(1.0, end)
         timer.start()
         said = command.run(workspace, stage="label", json=True)
         timer.join()
     assert said.code == 0
-    assert said.json["stages"]["label"]["shards_written"] == 0
-    assert said.json["stages"]["label"]["shards_reused"] == SHARDS
+    return said.json["stages"]["label"]
+
+
+def test_a_shard_that_another_process_makes_is_waited_for(command, workspace, unmade):
+    """It is leased while this run begins; when the lease is given back, this run makes it."""
+    record, digest, _ = unmade
+    found = label_while_held(command, workspace, record)
+    assert found["shards_written"] == 1
+    assert found["digest"] == digest
+    assert not list(workspace.only("labels").glob("leases/*"))
+
+
+def test_shards_that_another_process_made_meanwhile_are_not_made_again(command, workspace, unmade):
+    record, _, content = unmade
+    found = label_while_held(command, workspace, record, lambda: record.write_bytes(content))
+    assert found["shards_written"] == 0
+    assert found["shards_reused"] == SHARDS
 
 
 def test_records_that_a_killed_run_left_are_put_into_groups(command, workspace):

@@ -162,6 +162,17 @@ def test_blocks_of_rows_give_what_the_whole_gives(case):
 # --- a number of entries that varies ------------------------------------------------------------
 
 
+def assert_exact(kept, place, index, logit_C, temperatures):
+    """The entries of a position, those of `index`, and its rest are the dense softmax."""
+    logit_PK = kept.logit_PK[place : place + 1, : len(index)]
+    for column, at in enumerate(temperatures):
+        log_p_K, log_rest = dense.kept_and_rest(logit_C, index, at)
+        rest_P = kept.rest_PT[place : place + 1, column]
+        found_K, found_rest = entry_log_probs(logit_PK, rest_P, temperatures[0], at)
+        dense.assert_log_equal(found_K[0], log_p_K)
+        dense.assert_log_equal(found_rest[0], log_rest)
+
+
 @given(kept_cases(), st.sampled_from([0.1, 0.5, 0.9, 1.0]), st.sampled_from(TEMPERATURES))
 @settings(max_examples=200)
 def test_a_nucleus_is_the_smallest_set_that_reaches_its_mass(case, p, select_temperature):
@@ -178,14 +189,7 @@ def test_a_nucleus_is_the_smallest_set_that_reaches_its_mass(case, p, select_tem
         assert (kept.index_PK[place, count:] == kept.index_PK[place, 0]).all()
         index = kept.index_PK[place, :count].tolist()
         assert logit_C[index].tolist() == sorted(logit_C.tolist(), reverse=True)[:count]
-        for column, at in enumerate(temperatures):
-            log_p_K, log_rest = dense.kept_and_rest(logit_C, index, at)
-            found_K, found_rest = entry_log_probs(
-                kept.logit_PK[place : place + 1, :count],
-                kept.rest_PT[place : place + 1, column], temperatures[0], at,
-            )  # fmt: skip
-            dense.assert_log_equal(found_K[0], log_p_K)
-            dense.assert_log_equal(found_rest[0], log_rest)
+        assert_exact(kept, place, index, logit_C, temperatures)
 
 
 @given(kept_cases(), st.integers(1, 40))
@@ -207,14 +211,7 @@ def test_draws_and_rest_are_the_dense_softmax_exactly(case, draws):
         assert kept.logit_PK[place, :count].tolist() == pytest.approx(
             ((logit_C[index] - logit_C.max()) / temperatures[0]).tolist()
         )
-        for column, at in enumerate(temperatures):
-            log_p_K, log_rest = dense.kept_and_rest(logit_C, index, at)
-            found_K, found_rest = entry_log_probs(
-                kept.logit_PK[place : place + 1, :count],
-                kept.rest_PT[place : place + 1, column], temperatures[0], at,
-            )  # fmt: skip
-            dense.assert_log_equal(found_K[0], log_p_K)
-            dense.assert_log_equal(found_rest[0], log_rest)
+        assert_exact(kept, place, index, logit_C, temperatures)
 
 
 def test_outputs_beyond_the_real_classes_are_never_kept_and_counted_in_the_rest():
