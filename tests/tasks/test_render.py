@@ -443,6 +443,22 @@ def test_a_long_history_is_averaged_to_few_points() -> None:
     assert (points[1:, 0] > points[:-1, 0]).all()
 
 
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"keep": "all"}, "kept all 10 classes"),
+        ({"keep": "top_p", "p": 0.9, "k": 8}, "kept the mass 0.9, at most 8 of 10 classes"),
+        ({"keep": "sample", "draws": 64, "k": 10}, "kept 64 draws of 10 classes"),
+    ],
+)
+def test_what_is_kept_is_said_of_every_way_of_keeping(chosen: dict[str, Any], said: str) -> None:
+    report = example()
+    report["label_set"] |= {**chosen, "layout": "compact"}
+    text = render_markdown(report)
+    assert said in text
+    assert "layout compact" in text
+
+
 def test_a_short_history_is_kept_and_gaps_are_left_out() -> None:
     rows = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}, {"step": 3, "loss": math.nan}]
     assert thin([*rows, {"step": 4, "loss": 1.0}], "loss").tolist() == [[1.0, 2.0], [4.0, 1.0]]
