@@ -99,7 +99,7 @@ def encode_logit(logit: NDArray[np.floating], codec: Codec, scale: float = 1.0) 
 
 
 def decode_logit(codes: NDArray[Any], levels: Float32Array | None = None) -> Float32Array:
-    """Written logits as float32; `levels` are those of the shard, for `uint8`."""
+    """Written logits as a new float32 array; `levels` are those of the shard, for `uint8`."""
     if codes.dtype == np.uint8:
         assert levels is not None
         table = np.full(MASKED_CODE + 1, -np.inf, np.float32)
@@ -107,7 +107,7 @@ def decode_logit(codes: NDArray[Any], levels: Float32Array | None = None) -> Flo
         return look_up(pa.array(table), codes)
     if codes.dtype == np.float16:
         return _from_halves(codes.view(np.uint16))
-    return codes.astype(np.float32, copy=False)
+    return codes.astype(np.float32)
 
 
 def round_trip(logit: NDArray[np.floating], codec: Codec, scale: float = 1.0) -> Float32Array:

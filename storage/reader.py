@@ -132,6 +132,7 @@ class LabelSet:
                 yield self.read(shard, group, columns)
             if shard.file in self._open:
                 self._open.pop(shard.file).close()
+                pa.default_memory_pool().release_unused()
 
     def url_of(self, shard: ShardRecord) -> str:
         """Where a shard lies."""

@@ -162,6 +162,7 @@ class TestRoundTrip:
         assert as_sets(decoded) == as_sets(rows)
         assert _values(decoded["index"]).dtype == np.int64
         assert _values(decoded["logit"]).dtype == np.float32
+        assert all(_values(decoded[name]).flags.writeable for name in ("index", "logit"))
         for name, column in rows.items():
             if name not in ("index", "logit", "count"):
                 assert_same(decoded[name], column)
