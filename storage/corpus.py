@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import layout, sources
-from storage.errors import DataError, IntegrityError, StoreError
+from storage.errors import DataError, IntegrityError
 from storage.files import Folder
 from storage.identity import canonical_json, fingerprint
 from storage.options import SPLIT_NAME_PATTERN, DataOptions, Task
@@ -134,7 +134,7 @@ def corpus_index(
     try:
         if store.exists(name):
             return parse(CorpusIndex, read_record(store, name), store.url_of(name))
-    except (IntegrityError, StoreError):
+    except IntegrityError:
         store.delete(name)
     index = Corpus.load(options, folder).index(positions_per_shard)
     write_record(store, name, index)

@@ -227,13 +227,14 @@ class Selection(BaseModel):
 class KeptSetOptions(Options):
     """Which classes are kept of the splits that models are compared on: a true kept set."""
 
-    keep: Literal[Keep.TOP_K, Keep.ALL] = Keep.TOP_K
+    keep: Literal["top_k", "all"] = "top_k"
     k: PositiveInt = 64
 
     def selection(self, num_classes: int) -> Selection:
         """What a position keeps, of `num_classes`."""
-        k = num_classes if self.keep is Keep.ALL else min(self.k, num_classes)
-        return Selection(keep=self.keep, k=k)
+        keep = Keep(self.keep)
+        k = num_classes if keep is Keep.ALL else min(self.k, num_classes)
+        return Selection(keep=keep, k=k)
 
 
 class LabelOptions(Options):

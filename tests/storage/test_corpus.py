@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from storage import layout
 from storage.corpus import Corpus, corpus_index, digest_of_rows
-from storage.errors import DataError, RecipeError
+from storage.errors import DataError, RecipeError, StoreError
+from storage.files import Folder
 from storage.options import DataOptions, Task
 from storage.rows import Ragged
 from storage.samples import next_token_labels
@@ -528,6 +529,16 @@ class TestCorpusIndex:
         assert look() == before
         assert path.read_bytes() == sealed
         assert len(loads) == 2
+
+    def test_a_store_that_cannot_be_looked_at_is_said_and_left_alone(self, look, monkeypatch):
+        def unreachable(_folder: Folder, name: str) -> bool:
+            raise StoreError(f"cannot look at {name}")
+
+        look()
+        monkeypatch.setattr(Folder, "exists", unreachable)
+        monkeypatch.setattr(Folder, "delete", lambda *_: pytest.fail("something was deleted"))
+        with refused(StoreError, "cannot look at corpora/"):
+            look()
 
     def test_files_that_change_places_are_told_apart(self, store, tmp_path):
         for name, start in (("a", 0), ("b", 6)):
