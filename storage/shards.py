@@ -1,15 +1,20 @@
 """Opening one shard: its bytes against its record, its claims against its size, then its Parquet.
 
 What a file says of itself is believed only after that, and never used to reserve memory that the
-record and the size of the file do not bear out.
+record and the size of the file do not bear out. Neither is its footer: each page says anew how
+large it is. From afar the pages of files above 16 MiB are not looked at, for each would be a
+request; of these the footer is taken at its word.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +23,9 @@ from storage import layout
 from storage.codebook import Codebook
 from storage.errors import IntegrityError, StoreError
 from storage.files import Folder
+from storage.pages import unpacked_bytes
 from storage.records import ShardRecord
+from storage.schema import arrow_schema
 from storage.spec import LabelSetSpec
 
 _PIECE_BYTES: Final = 32 << 20
@@ -94,19 +101,45 @@ def open_shard(
         IntegrityError: it claims more than its record and its size bear out.
         pyarrow.ArrowException: it is no Parquet file.
     """
-    source: Any = f"{folder.path}/{shard_name(shard)}"
+    name = shard_name(shard)
+    source: Any = f"{folder.path}/{name}"
     if content is not None:
         source = pa.BufferReader(content)
     elif not folder.is_local:
-        source = folder.open_file(shard_name(shard), shard.size_bytes)
+        source = folder.open_file(name, shard.size_bytes)
+    try:
+        with _at_hand(folder, name, content) as file:
+            return _open(source, file, shard, spec)
+    except (IntegrityError, UnicodeDecodeError) as error:
+        said = "a column's name is no text" if isinstance(error, UnicodeDecodeError) else error
+        raise IntegrityError(
+            f"{folder.url_of(name)}: {said}; run: softlabel verify {folder.url} --repair"
+        ) from error
+
+
+def _open(source: Any, file: BinaryIO | None, shard: ShardRecord, spec: LabelSetSpec) -> OpenShard:
     parquet = pq.ParquetFile(source, page_checksum_verification=True)
     try:
-        _require_plausible(parquet.metadata, shard)
+        _require_groups(parquet.metadata, shard)
+        _require_plausible(parquet.metadata, shard, file)
+        _require_columns(parquet.schema_arrow, arrow_schema(spec, shard.split))
         book = Codebook.from_metadata(parquet.metadata.metadata or {}, spec.num_classes)
     except BaseException:
         parquet.close(force=True)
         raise
     return OpenShard(parquet, book)
+
+
+@contextlib.contextmanager
+def _at_hand(folder: Folder, name: str, content: bytes | None) -> Iterator[BinaryIO | None]:
+    """The file, where looking at a few bytes of it costs no request."""
+    if content is not None:
+        yield io.BytesIO(content)
+    elif folder.is_local:
+        with Path(folder.path, name).open("rb") as file:
+            yield file
+    else:
+        yield None
 
 
 def _pieces(folder: Folder, shard: ShardRecord) -> Iterator[bytes]:
@@ -123,20 +156,35 @@ def _pieces(folder: Folder, shard: ShardRecord) -> Iterator[bytes]:
         asked -= size
 
 
-def _require_plausible(metadata: Any, shard: ShardRecord) -> None:
-    """Refuse other row groups than the record says, and sizes that no shard has."""
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    rows = tuple(group.num_rows for group in groups)
+def _require_groups(metadata: Any, shard: ShardRecord) -> None:
+    """Refuse other row groups than the record says."""
+    rows = tuple(metadata.row_group(place).num_rows for place in range(metadata.num_row_groups))
     if rows != shard.row_groups:
         raise IntegrityError(
-            f"{shard.file} has row groups of {_said(rows)} rows, its record says "
-            f"{_said(shard.row_groups)}"
+            f"it has row groups of {_said(rows)} rows, its record says {_said(shard.row_groups)}"
         )
-    claimed = sum(group.total_byte_size for group in groups)
-    if claimed > _MOST_EXPANSION * shard.size_bytes + _ALWAYS_ALLOWED_BYTES:
+
+
+def _require_plausible(metadata: Any, shard: ShardRecord, file: BinaryIO | None) -> None:
+    """Refuse sizes that no shard has, before anything of that size is reserved."""
+    allowed = _MOST_EXPANSION * shard.size_bytes + _ALWAYS_ALLOWED_BYTES
+    groups = range(metadata.num_row_groups)
+    claimed = sum(metadata.row_group(place).total_byte_size for place in groups)
+    if file is not None and claimed <= allowed:
+        claimed = sum(unpacked_bytes(file, shard.size_bytes))
+    if claimed > allowed:
         raise IntegrityError(
-            f"{shard.file} claims to hold {claimed} bytes in {shard.size_bytes}: no shard does"
+            f"it claims to hold {claimed} bytes in {shard.size_bytes}, which no shard does"
         )
+
+
+def _require_columns(found: pa.Schema, expected: pa.Schema) -> None:
+    """Refuse columns of another type than the specification says; further ones are passed over."""
+    for field in expected:
+        place = found.get_field_index(field.name)
+        came = found.field(place) if place >= 0 else None
+        if came is None or not came.equals(field):
+            raise IntegrityError(f"expected the column {field}, got {came or 'none of that name'}")
 
 
 def _said(rows: tuple[int, ...], most: int = 5) -> str:
