@@ -12,10 +12,10 @@ from flows.run import run
 from storage import layout
 from storage.compaction import clear_groups
 from storage.errors import IntegrityError, RecipeError
+from storage.faults import Fault
 from storage.files import Folder
-from storage.records import read_record
+from storage.records import read_record, write_record
 from storage.targets import append_import_path
-from storage.verify import Fault
 from storage.verify import verify as find_faults
 
 _ROUNDS = 2
@@ -72,14 +72,16 @@ def _repair(folder: Folder, faults: list[Fault], recipe: str) -> int:
         faults = list(find_faults(folder))
         if not faults:
             return 0
+        if all(fault.earlier for fault in faults):
+            break
     _print(faults)
     if any(fault.earlier for fault in faults):
+        whole = "; the newest state is whole" if all(fault.earlier for fault in faults) else ""
         console.errors.print(
-            "softlabel: shards of earlier states cannot be made again from today's data; the "
-            "newest state is whole" if all(fault.earlier for fault in faults) else
-            "softlabel: shards of earlier states cannot be made again from today's data",
+            "softlabel: what earlier states alone hold cannot be made again from today's data"
+            f"{whole}",
             markup=False,
-        )  # fmt: skip
+        )
     return 1
 
 
@@ -89,18 +91,26 @@ def _print(faults: Sequence[Fault]) -> None:
 
 
 def _forget(folder: Folder, fault: Fault) -> None:
+    """Delete what the label stage makes again; of earlier states it can make nothing again."""
+    if fault.earlier:
+        _restore_record(folder, fault)
+        return
     if fault.shard is not None:
-        shard = fault.shard
-        record = layout.record_file(shard.split, shard.ordinal, shard.fingerprint)
-        folder.delete(f"{layout.RECORDS}/{record}")
-        folder.delete(f"{layout.SHARDS}/{shard.file}")
-    elif f"/{layout.COMPACTED}/" in fault.url:
-        folder.delete(f"{layout.COMPACTED}/{fault.url.rpartition('/')[2]}")
-    elif f"/{layout.MANIFESTS}/" in fault.url:
-        # An earlier state whose list is lost cannot be made again; this one is written anew.
-        folder.delete(f"{layout.MANIFESTS}/{fault.url.rpartition('/')[2]}")
-    elif fault.url == folder.url_of(layout.SPEC):
-        folder.delete(layout.SPEC)
+        folder.delete(f"{layout.RECORDS}/{fault.shard.record_file}")
+    name = fault.url.rpartition("/")[2]
+    places = [name] if name in (layout.SPEC, layout.MANIFEST) else []
+    places += [f"{below}/{name}" for below in (layout.SHARDS, layout.COMPACTED, layout.MANIFESTS)]
+    for place in places:
+        if fault.url == folder.url_of(place):
+            folder.delete(place)
+
+
+def _restore_record(folder: Folder, fault: Fault) -> None:
+    """Write a record again as the manifest of its state says it."""
+    if fault.shard is not None:
+        name = f"{layout.RECORDS}/{fault.shard.record_file}"
+        if fault.url == folder.url_of(name):
+            write_record(folder, name, fault.shard)
 
 
 def _own_project(folder: Folder, store: str) -> Project:

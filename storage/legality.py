@@ -20,9 +20,10 @@ _FLOATS = (schema.LABEL_LOGIT, *schema.STATISTICS)
 
 def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:
     """What the rows of a split hold and no soft label may, or nothing."""
+    problem = _illegal_lengths(rows)
     index_NK, logit_NK = _values(rows[schema.INDEX]), _values(rows[schema.LOGIT])
-    if index_NK.size == 0:
-        return None
+    if problem or index_NK.size == 0:
+        return problem
     present_NK = np.ones(index_NK.shape, np.bool_)
     if selection.varies:
         present_NK = np.arange(index_NK.shape[1]) < _values(rows[schema.KEPT])[:, None]
@@ -34,9 +35,22 @@ def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection
     )
 
 
+def _illegal_lengths(rows: Mapping[str, Column]) -> str | None:
+    """Blocks that do not hold a value for each position of the entries."""
+    index = rows[schema.INDEX]
+    if not isinstance(index, Ragged):
+        return None
+    for name, column in rows.items():
+        if isinstance(column, Ragged) and not np.array_equal(column.lengths_B, index.lengths_B):
+            return f"other numbers of positions in {name} than in {schema.INDEX}"
+    return None
+
+
 def _illegal_ids(index_NK: Array, present_NK: NDArray[np.bool_], num_classes: int) -> str | None:
-    if index_NK.min() < 0 or index_NK.max() >= num_classes:
-        return f"a class id of {index_NK.max()}, there are {num_classes} classes"
+    lowest, highest = index_NK.min(), index_NK.max()
+    if lowest < 0 or highest >= num_classes:
+        wrong = lowest if lowest < 0 else highest
+        return f"a class id of {wrong}, there are {num_classes} classes"
     # Places without an entry get numbers of their own, below all ids.
     distinct_NK = np.where(present_NK, index_NK, -1 - np.arange(index_NK.shape[1]))
     ordered_NK = np.sort(distinct_NK, axis=1)
@@ -54,6 +68,8 @@ def _illegal_numbers(rows: Mapping[str, Column], logit_NK: Array) -> str | None:
     for name in _FLOATS:
         if name in rows and np.isnan(_values(rows[name])).any():
             return f"a {name} that is NaN"
+    if schema.LABEL_LOGIT in rows and (_values(rows[schema.LABEL_LOGIT]) > 0).any():
+        return f"a {schema.LABEL_LOGIT} above 0"
     return None
 
 
@@ -67,6 +83,8 @@ def _illegal_set(
         if (logit_NK[:, 0] != 0).any():
             return "a position without its best class in the first place"
         return None
+    if (logit_NK[:, 0] < logit_NK.max(axis=1)).any():
+        return "a position whose most probable class is not in the first place"
     count_NK = _values(rows[schema.COUNT])
     if (count_NK[present_NK] < 1).any() or (count_NK.sum(axis=1) != selection.draws).any():
         return f"a position whose draws are not {selection.draws}"
@@ -79,8 +97,9 @@ def _illegal_labels(rows: Mapping[str, Column], num_classes: int) -> str | None:
     if schema.LABEL not in rows:
         return None
     label_N = _values(rows[schema.LABEL])
-    if len(label_N) and label_N.max() >= num_classes:
-        return f"a hard label of {label_N.max()}, there are {num_classes} classes"
+    wrong = (label_N >= num_classes) | ((label_N < 0) & (label_N != schema.NO_LABEL))
+    if wrong.any():
+        return f"a hard label of {label_N[wrong][0]}, there are {num_classes} classes"
     return None
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from storage import schema
 from storage.legality import illegal
 from storage.options import Keep, Selection
-from tests.storage.toy import kept, toy_rows, toy_spec
+from storage.rows import Ragged
+from tests.storage.toy import kept, token_spec, toy_rows, toy_spec
 
 TOP_3 = kept(train=3)["train"]
 NUCLEUS = Selection(keep=Keep.TOP_P, k=3, p=0.9)
@@ -42,13 +44,35 @@ class TestIllegal:
             ({"logit": ((1, 0), -1.0)}, "without its best class"),
             ({"logit": ((1, slice(None)), -np.inf)}, "without its best class"),
             ({"logit": ((1, slice(None)), [-1.0, 0.0, -1.0])}, "in the first place"),
-            ({"index": ((1, 0), -1)}, "a class id of"),
+            ({"index": ((1, 0), -1)}, "a class id of -1"),
             ({"label_logit": (1, np.nan)}, "a label_logit that is NaN"),
+            ({"label_logit": (1, 0.5)}, "a label_logit above 0"),
             ({"label": (1, 5)}, "a hard label of 5"),
+            ({"label": (1, -1)}, "a hard label of -1"),
         ],
     )
     def test_anything_else_is_named(self, changes, problem):
         assert problem in illegal(self.rows(**changes), toy_spec(), TOP_3)
+
+    def test_a_position_without_a_label_is_legal(self):
+        assert illegal(self.rows(label=(1, -100)), toy_spec(), TOP_3) is None
+
+    @pytest.mark.parametrize("name", schema.STATISTICS)
+    def test_statistics_that_are_nan_are_named(self, name):
+        spec = toy_spec(statistics=True)
+        rows = dict(toy_rows(spec, "train", range(3)))
+        assert illegal(rows, spec, TOP_3) is None
+        rows[name][1] = np.nan
+        assert f"a {name} that is NaN" in illegal(rows, spec, TOP_3)
+
+    @pytest.mark.parametrize("name", ["input.tokens", "rest", "label", "mask"])
+    def test_blocks_of_other_lengths_are_named(self, name):
+        spec = token_spec()
+        rows = dict(toy_rows(spec, "train", range(3)))
+        assert illegal(rows, spec, TOP_3) is None
+        column = rows[name]
+        rows[name] = Ragged(column.values_NW, column.lengths_B[::-1])
+        assert f"numbers of positions in {name}" in illegal(rows, spec, TOP_3)
 
 
 class TestEntriesThatVary:
@@ -88,3 +112,7 @@ class TestEntriesThatVary:
         rows = self.rows(logit=((2, 0), -1.0))
         assert illegal(rows, toy_spec(), DRAWS) is None
         assert "best class" in illegal(rows, toy_spec(), NUCLEUS)
+
+    def test_the_most_probable_draw_comes_first(self):
+        rows = self.rows(logit=((0, slice(None)), [-1.0, -0.5, -2.0]))
+        assert "most probable" in illegal(rows, toy_spec(), DRAWS)

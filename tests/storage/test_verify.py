@@ -3,13 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from storage import layout
+from storage import layout, reader
+from storage.compaction import write_groups
 from storage.errors import MissingProductError
+from storage.faults import Fault
 from storage.files import Folder
 from storage.identity import digest_of_bytes
+from storage.options import Codec, Keep, Layout, Task
 from storage.reader import LabelSet
 from storage.records import Manifest, seal, write_record
-from storage.verify import Fault, verify
+from storage.verify import verify
+from tests.storage.kinds import spec_of_kind, write_known_set
 from tests.storage.refusal import refused
 from tests.storage.toy import (
     SET_FINGERPRINT,
@@ -39,7 +43,27 @@ def write_card(folder: Folder, **contents: bytes) -> None:
     write_record(folder, layout.CARD, {"files": files})
 
 
+def write_state(folder: Folder, manifest: Manifest) -> None:
+    write_record(folder, f"{layout.MANIFESTS}/{manifest.digest}.json", manifest)
+    write_record(folder, layout.MANIFEST, manifest)
+
+
 class TestLabelSet:
+    @pytest.mark.parametrize("keep", Keep)
+    @pytest.mark.parametrize("layout", Layout)
+    @pytest.mark.parametrize(
+        ("codec", "task"),
+        [
+            (Codec.FLOAT16, Task.CLASSIFICATION),
+            (Codec.UINT8, Task.CLASSIFICATION),
+            (Codec.FLOAT32, Task.TAGGING),
+            (Codec.UINT8, Task.CAUSAL_LM),
+        ],
+    )
+    def test_a_clean_set_of_any_kind_has_no_faults(self, store, keep, codec, layout, task):
+        spec = spec_of_kind(keep, codec, layout, task)
+        assert list(verify(write_known_set(store, spec).labels.folder)) == []
+
     @pytest.mark.parametrize("spec", [toy_spec(), token_spec(statistics=True)])
     def test_a_clean_set_has_no_faults(self, store, spec):
         assert list(verify(write_toy_set(store, spec).folder)) == []
@@ -72,7 +96,9 @@ class TestLabelSet:
                 assert the_fault(labels.folder).url == str(path)
             path.write_bytes(content)
 
-    @pytest.mark.parametrize("kind", [layout.SHARDS, layout.RECORDS, layout.SPEC, layout.MANIFEST])
+    @pytest.mark.parametrize(
+        "kind", [layout.SHARDS, layout.RECORDS, layout.SPEC, layout.MANIFEST, layout.MANIFESTS]
+    )
     def test_a_deleted_file_is_one_fault(self, labels, kind):
         path = next(path for path in files_of(labels) if kind in (path.name, path.parent.name))
         path.unlink()
@@ -129,10 +155,141 @@ class TestLabelSet:
             SET_FINGERPRINT, spec.model_copy(update={"num_classes": 4}), (shard,), {}
         )
         write_record(folder, layout.SPEC, {})
-        write_record(folder, layout.MANIFEST, manifest)
+        write_state(folder, manifest)
         fault = the_fault(folder)
         assert fault.url.endswith(shard.file)
         assert "a class id of 4, there are 4 classes" in fault.problem
+
+    def test_a_sample_that_is_there_twice_is_named(self, store):
+        spec = toy_spec(selections=kept(train=3))
+        folder = store / layout.product(layout.LABELS, SET_FINGERPRINT)
+        shards = tuple(
+            write_toy_shard(folder, spec, "train", ordinal, numbers)
+            for ordinal, numbers in enumerate([range(6), range(6, 9), range(5, 7)])
+        )
+        write_record(folder, layout.SPEC, {})
+        write_state(folder, Manifest.of(SET_FINGERPRINT, spec, shards, {}))
+        fault = the_fault(folder)
+        assert fault.url == folder.url_of(layout.MANIFEST)
+        assert "the sample 'train-" in fault.problem
+        assert shards[2].file in fault.problem
+
+    def test_the_specification_of_another_set_is_a_fault(self, labels):
+        write_record(labels.folder, layout.SPEC, {"fingerprint": "f" * 16})
+        fault = the_fault(labels.folder)
+        assert fault.url == labels.folder.url_of(layout.SPEC)
+        assert "f" * 16 in fault.problem
+
+    def test_a_split_that_the_specification_lacks_is_a_fault(self, store):
+        spec = toy_spec(selections=kept(train=3))
+        folder = store / layout.product(layout.LABELS, SET_FINGERPRINT)
+        shards = (write_toy_shard(folder, spec, "train", 0, range(6)),)
+        write_record(folder, layout.SPEC, {})
+        manifest = Manifest.of(SET_FINGERPRINT, spec, shards, {})
+        lie = spec.model_copy(update={"selections": kept(test=3)})
+        write_state(folder, manifest.model_copy(update={"spec": lie}))
+        assert "no split 'train'" in the_fault(folder).problem
+
+    def test_what_no_state_names_and_leases_are_no_faults(self, labels):
+        write_toy_shard(labels.folder, labels.spec, "train", 7, range(70, 73))
+        labels.folder.write_bytes(f"{layout.RECORDS}/train-0000008-00000000.json", b"{")
+        labels.folder.write_bytes(f"{layout.SHARDS}/train-0000008-00000000.parquet", b"PAR1")
+        labels.folder.write_bytes(layout.lease("train-0000008"), b"half")
+        assert list(verify(labels.folder)) == []
+
+    def test_a_group_of_records_under_the_name_of_another_is_a_fault(self, labels):
+        groups = labels.folder / layout.COMPACTED
+        (name,) = write_groups(labels.folder, labels.manifest.shards)
+        assert list(verify(labels.folder)) == []
+        other = name.replace("-0000000-", "-0000001-")
+        groups.write_bytes(other, groups.read_bytes(name))
+        fault = the_fault(labels.folder)
+        assert fault.url == groups.url_of(other)
+        assert "its name" in fault.problem
+
+
+class TestEarlierStates:
+    @pytest.fixture
+    def grown(self, store):
+        """A set whose last training shard has grown: an earlier state alone names the short one."""
+        first = write_toy_set(store, train=8)
+        return first, write_toy_set(store, train=10)
+
+    def only_earlier(self, grown):
+        first, newest = grown
+        (shard,) = set_of_files(first) - set_of_files(newest)
+        return next(entry for entry in first.manifest.shards if entry.file == shard)
+
+    @pytest.mark.parametrize("damage", ["changed", "missing"])
+    @pytest.mark.parametrize("kind", [layout.SHARDS, layout.RECORDS])
+    def test_their_damage_is_one_fault_that_names_the_state(self, grown, kind, damage):
+        first, newest = grown
+        shard = self.only_earlier(grown)
+        name = f"{kind}/{shard.file if kind == layout.SHARDS else shard.record_file}"
+        newest.folder.delete(name)
+        if damage == "changed":
+            newest.folder.write_bytes(name, b"changed")
+        fault = the_fault(newest.folder)
+        assert fault.url == newest.folder.url_of(name)
+        assert fault.earlier == first.digest
+        assert fault.shard == shard
+        assert fault.problem.startswith(f"of the earlier state {first.digest[:12]}: ")
+
+    def test_a_shard_of_several_states_is_one_fault_of_the_newest(self, grown):
+        first, newest = grown
+        shard = newest.shards("train")[0]
+        assert shard in first.manifest.shards
+        newest.folder.delete(f"{layout.SHARDS}/{shard.file}")
+        fault = the_fault(newest.folder)
+        assert (fault.shard, fault.earlier) == (shard, None)
+
+    def test_each_file_is_read_once(self, grown, monkeypatch):
+        read = []
+        check = reader.check_bytes
+        monkeypatch.setattr(
+            reader, "check_bytes", lambda *given: (read.append(given[1].file), check(*given))[1]
+        )
+        assert list(verify(grown[1].folder)) == []
+        assert sorted(read) == sorted(set_of_files(grown[0]) | set_of_files(grown[1]))
+
+    def test_what_they_say_of_a_shared_file_is_held_against_it(self, grown):
+        first, newest = grown
+        shards = list(first.manifest.shards)
+        shards[0] = shards[0].model_copy(update={"sha256": "0" * 64})
+        lie = first.manifest.model_copy(update={"shards": tuple(shards)})
+        write_record(newest.folder, f"{layout.MANIFESTS}/{first.digest}.json", lie)
+        fault = the_fault(newest.folder)
+        assert fault.url == newest.url_of(shards[0])
+        assert fault.earlier == first.digest
+
+    def test_a_shard_made_again_with_other_bytes_has_the_record_of_the_newest(self, store):
+        first = write_toy_set(store)
+        again = write_toy_set(store, toy_spec(temperatures=(4.0, 1.0)))
+        assert again.digest != first.digest
+        assert {s.record_file for s in again.manifest.shards} == {
+            s.record_file for s in first.manifest.shards
+        }
+        assert list(verify(again.folder)) == []
+
+    def test_the_state_of_another_set_is_a_fault(self, store, grown):
+        other = write_toy_set(store, toy_spec(temperatures=(4.0, 1.0)), fingerprint="f" * 16)
+        name = f"{layout.MANIFESTS}/{other.digest}.json"
+        write_record(grown[1].folder, name, other.manifest)
+        fault = the_fault(grown[1].folder)
+        assert (fault.url, fault.earlier) == (grown[1].folder.url_of(name), other.digest)
+        assert "f" * 16 in fault.problem
+
+    def test_they_are_looked_at_below_a_damaged_manifest(self, grown):
+        newest = grown[1]
+        shard = newest.shards("test")[0]
+        newest.folder.write_bytes(layout.MANIFEST, b"changed")
+        newest.folder.delete(f"{layout.SHARDS}/{shard.file}")
+        urls = [fault.url for fault in verify(newest.folder)]
+        assert urls == [newest.folder.url_of(layout.MANIFEST), newest.url_of(shard)]
+
+
+def set_of_files(labels: LabelSet) -> set[str]:
+    return {shard.file for shard in labels.manifest.shards}
 
 
 class TestCard:
