@@ -184,7 +184,14 @@ def _require_columns(found: pa.Schema, expected: pa.Schema) -> None:
         place = found.get_field_index(field.name)
         came = found.field(place) if place >= 0 else None
         if came is None or not came.equals(field):
-            raise IntegrityError(f"expected the column {field}, got {came or 'none of that name'}")
+            raise IntegrityError(
+                f"expected the column {field.name} of {_type(field)}, got "
+                f"{_type(came) if came else 'none'}"
+            )
+
+
+def _type(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
 
 
 def _said(rows: tuple[int, ...], most: int = 5) -> str:
