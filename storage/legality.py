@@ -1,4 +1,4 @@
-"""What no soft label may hold: looked for in decoded rows, number by number.
+"""What no soft label may hold: looked for in decoded rows, number by number; and impossible forms.
 
 Shape letters: N positions, K the most entries of a position, T temperatures.
 """
@@ -6,6 +6,7 @@ Shape letters: N positions, K the most entries of a position, T temperatures.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,27 @@ from storage.options import Keep, Selection
 from storage.rows import Array, Column, Ragged
 from storage.spec import LabelSetSpec
 
+MOST_CLASSES: Final = 1 << 24
+"""Tables of ids are as long as there are classes."""
+
 _FLOATS = (schema.LABEL_LOGIT, *schema.STATISTICS)
+
+
+def impossible(spec: LabelSetSpec) -> str | None:
+    """Why no label set has this form, or nothing: asked before memory is reserved by it."""
+    if spec.num_classes > MOST_CLASSES:
+        return f"{spec.num_classes} classes, a label set has at most {MOST_CLASSES}"
+    for split, selection in spec.selections.items():
+        if not 1 <= selection.k <= spec.num_classes:
+            return f"{selection.k} entries of {spec.num_classes} classes in the split {split}"
+    for entry in spec.inputs:
+        try:
+            known = np.dtype(entry.dtype).kind in "biuf"
+        except TypeError:
+            known = False
+        if not known:
+            return f"an input {entry.name} of {entry.dtype!r}, which is no number type"
+    return None
 
 
 def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:

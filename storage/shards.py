@@ -23,6 +23,7 @@ from storage import layout
 from storage.codebook import Codebook
 from storage.errors import IntegrityError, StoreError
 from storage.files import Folder
+from storage.legality import impossible
 from storage.pages import unpacked_bytes
 from storage.records import ShardRecord
 from storage.schema import arrow_schema
@@ -118,6 +119,9 @@ def open_shard(
 
 
 def _open(source: Any, file: BinaryIO | None, shard: ShardRecord, spec: LabelSetSpec) -> OpenShard:
+    problem = impossible(spec)
+    if problem:
+        raise IntegrityError(f"its specification cannot be: {problem}")
     parquet = pq.ParquetFile(source, page_checksum_verification=True)
     try:
         _require_groups(parquet.metadata, shard)

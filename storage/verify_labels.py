@@ -17,6 +17,7 @@ from storage.errors import IntegrityError, SoftlabelError
 from storage.faults import Fault, problem_of
 from storage.files import Folder
 from storage.identity import digest_of_bytes, digest_of_digests
+from storage.legality import impossible
 from storage.reader import LabelSet
 from storage.records import ShardRecord, parse, read_record, unseal
 from storage.verify_shard import SampleIds, verify_shard
@@ -121,7 +122,8 @@ def _problem_of_state(state: LabelSet) -> str | None:
         return f"the digest is {manifest.digest[:12]}, its shards give {found[:12]}"
     if _name_of(state.folder) != manifest.fingerprint:
         return f"this manifest belongs to the label set {manifest.fingerprint}"
-    return None
+    problem = impossible(manifest.spec)
+    return f"its specification cannot be: {problem}" if problem else None
 
 
 def _name_of(folder: Folder) -> str:

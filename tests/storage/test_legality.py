@@ -2,14 +2,36 @@ import numpy as np
 import pytest
 
 from storage import schema
-from storage.legality import illegal
+from storage.legality import illegal, impossible
 from storage.options import Keep, Selection
 from storage.rows import Ragged
+from storage.spec import InputSpec
 from tests.storage.toy import kept, token_spec, toy_rows, toy_spec
 
 TOP_3 = kept(train=3)["train"]
 NUCLEUS = Selection(keep=Keep.TOP_P, k=3, p=0.9)
 DRAWS = Selection(keep=Keep.SAMPLE, k=3, draws=4)
+
+
+class TestImpossible:
+    """Forms that no label set has, and that would cost memory if they were believed."""
+
+    def test_true_forms_can_be(self):
+        assert impossible(toy_spec()) is None
+        assert impossible(token_spec(num_classes=2**24)) is None
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"num_classes": 2**24 + 1}, "classes, a label set has at most"),
+            ({"num_classes": 2**70}, "classes, a label set has at most"),
+            ({"selections": kept(train=6)}, "6 entries of 5 classes in the split train"),
+            ({"inputs": (InputSpec(name="x", dtype="", shape=()),)}, "no number type"),
+            ({"inputs": (InputSpec(name="x", dtype="O", shape=()),)}, "no number type"),
+        ],
+    )
+    def test_others_are_named(self, changes, problem):
+        assert problem in impossible(toy_spec(**changes))
 
 
 class TestIllegal:
