@@ -44,7 +44,7 @@ def verify(url: str, repair: str | None) -> int:
 
 def _repair(folder: Folder, faults: list[Fault], recipe: str) -> int:
     """Forget what is damaged of a label set, label again, and look again."""
-    if not folder.exists(layout.SPEC):
+    if not (folder.exists(layout.SPEC) or folder.exists(layout.MANIFEST)):
         raise RecipeError(f"--repair: {folder.url} is no label set; run the stage that made it")
     store = folder.url.rsplit("/", 2)[0]
     project = Project.open(recipe, None, store) if recipe else _own_project(folder, store)
@@ -116,6 +116,8 @@ def _restore_record(folder: Folder, fault: Fault) -> None:
 def _own_project(folder: Folder, store: str) -> Project:
     """The project that made a label set, as its specification says."""
     source = folder.url_of(layout.SPEC)
+    if not folder.exists(layout.SPEC):
+        raise IntegrityError(f"{source} is missing; name the recipe: --repair RECIPE")
     try:
         spec = read_record(folder, layout.SPEC)
     except IntegrityError as error:
