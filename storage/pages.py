@@ -32,7 +32,7 @@ _NUM_VALUES: Final = 1
 _ENCODINGS: Final = frozenset({0, 2, 3, 8, 9})
 """Plain, by a dictionary, runs, and bytes split. In others a few bytes can be of any length."""
 
-_PLACE_BYTES: Final = 4
+VALUE_BYTES: Final = 4
 """What a value takes in memory at least, an empty list included: where it begins."""
 
 
@@ -56,7 +56,7 @@ def unpacked_bytes(file: BinaryIO, size_bytes: int) -> Iterator[int]:
         for page in _pages(file, start, packed):
             # A value can be as long as the dictionary that it is named from.
             longest = max(longest, page.size_bytes) if page.is_dictionary else longest
-            total += page.size_bytes + page.num_values * (_PLACE_BYTES + longest)
+            total += page.size_bytes + page.num_values * (VALUE_BYTES + longest)
         yield total
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,7 +24,7 @@ from storage.codebook import Codebook
 from storage.errors import IntegrityError, StoreError
 from storage.files import Folder
 from storage.legality import impossible
-from storage.pages import unpacked_bytes
+from storage.pages import VALUE_BYTES, unpacked_bytes
 from storage.records import ShardRecord
 from storage.schema import arrow_schema
 from storage.spec import LabelSetSpec
@@ -88,7 +88,12 @@ def check_bytes(folder: Folder, shard: ShardRecord) -> bytes | None:
 
 
 def open_shard(
-    folder: Folder, shard: ShardRecord, spec: LabelSetSpec, content: bytes | None = None
+    folder: Folder,
+    shard: ShardRecord,
+    spec: LabelSetSpec,
+    content: bytes | None = None,
+    *,
+    seen: bool = False,
 ) -> OpenShard:
     """Open a shard whose bytes were checked.
 
@@ -97,6 +102,7 @@ def open_shard(
         shard: its record.
         spec: the form of the set.
         content: the file, where it is at hand.
+        seen: it was opened before, so that what it says of itself need not be looked at again.
 
     Raises:
         IntegrityError: it claims more than its record and its size bear out.
@@ -174,12 +180,23 @@ def _require_plausible(metadata: Any, shard: ShardRecord, file: BinaryIO | None)
     allowed = _MOST_EXPANSION * shard.size_bytes + _ALWAYS_ALLOWED_BYTES
     groups = range(metadata.num_row_groups)
     claimed = sum(metadata.row_group(place).total_byte_size for place in groups)
+    held = None
     if file is not None and claimed <= allowed:
-        claimed = sum(unpacked_bytes(file, shard.size_bytes))
+        held = list(unpacked_bytes(file, shard.size_bytes))
+        claimed = sum(held)
     if claimed > allowed:
         raise IntegrityError(
             f"it claims to hold {claimed} bytes in {shard.size_bytes}, which no shard does"
         )
+    if held is not None:
+        _require_rows(held, metadata.num_columns, shard)
+
+
+def _require_rows(held: Sequence[int], num_columns: int, shard: ShardRecord) -> None:
+    """Refuse more rows than the pages hold values: memory is reserved for as many as are said."""
+    expected = [rows * VALUE_BYTES for rows in shard.row_groups for _ in range(num_columns)]
+    if len(held) != len(expected) or any(a < b for a, b in zip(held, expected, strict=True)):
+        raise IntegrityError(f"it claims to hold {shard.rows} rows, its pages hold fewer")
 
 
 def _require_columns(found: pa.Schema, expected: pa.Schema) -> None:

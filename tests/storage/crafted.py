@@ -17,12 +17,12 @@ def path_of(labels: LabelSet) -> Path:
     return Path(labels.url_of(labels.shards("train")[0]))
 
 
-def put(labels: LabelSet, content: bytes) -> ShardRecord:
+def put(labels: LabelSet, content: bytes, **said_too: Any) -> ShardRecord:
     """Put other content in the place of the first shard, and say so in the manifest."""
     path_of(labels).write_bytes(content)
     manifest = Path(labels.folder.path) / layout.MANIFEST
     said = unseal(manifest.read_bytes(), str(manifest))
-    change = {"size_bytes": len(content), "sha256": digest_of_bytes(content)}
+    change = {"size_bytes": len(content), "sha256": digest_of_bytes(content), **said_too}
     said["shards"][0].update(change)
     manifest.write_bytes(seal(said))
     return labels.shards("train")[0].model_copy(update=change)
@@ -51,6 +51,13 @@ def with_small_words(content: bytes, size_bytes: int = 1000) -> bytes:
             assert footer.count(before) >= 1
             footer = footer.replace(before, varint(2 * size_bytes, len(before)))
     return content[:start] + footer + content[-8:]
+
+
+def with_rows(content: bytes, before: int, after: int) -> bytes:
+    """The file of one row group, its footer saying another number of rows wherever it says one."""
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:-8].replace(varint(2 * before), varint(2 * after))
+    return content[:start] + footer + len(footer).to_bytes(4, "little") + content[-4:]
 
 
 def varint(value: int, length: int = 1) -> bytes:

@@ -14,7 +14,7 @@ from storage.files import Folder
 from storage.options import Codec, Layout
 from storage.reader import LabelSet
 from storage.shards import check_bytes, open_shard
-from tests.storage.crafted import path_of, put, with_small_words, written
+from tests.storage.crafted import path_of, put, with_rows, with_small_words, written
 from tests.storage.refusal import refused
 from tests.storage.toy import token_spec, toy_spec, write_toy_set
 
@@ -89,6 +89,18 @@ class TestWords:
         content = written(table, row_group_size=4)
         self.refuse(labels, content, "claims to hold", f"in {len(content)}")
         self.refuse(labels, with_small_words(content), "claims to hold", f"in {len(content)}")
+
+    @pytest.mark.parametrize("layout", Layout)
+    @pytest.mark.parametrize("rows", [2**20, 2**28, 2**40, 2**62])
+    def test_rows_that_are_not_there_are_refused(self, store, layout, rows):
+        """Record, footer and columns all agree on it."""
+        spec = toy_spec(positions_per_row_group=5000, layout=layout)
+        labels = write_toy_set(store, spec, train=3001, rows_per_shard=3001)
+        content = with_rows(path_of(labels).read_bytes(), 3001, rows)
+        claims = {"rows": rows, "row_groups": (rows,), "positions": rows}
+        put(labels, content, **claims)
+        with refused(IntegrityError, str(path_of(labels)), f"{rows} rows, its pages hold fewer"):
+            read(labels)
 
     def test_pages_that_no_shard_has_are_refused(self, labels):
         content = written(
