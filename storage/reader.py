@@ -37,6 +37,7 @@ class LabelSet:
         self.folder = folder
         self.manifest = manifest
         self._checked: set[str] = set()
+        self._seen: set[str] = set()
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
 
     @classmethod
@@ -158,7 +159,9 @@ class LabelSet:
             self._open.move_to_end(shard.file)
             return self._open[shard.file]
         content = self._checked_content(shard)
-        self._open[shard.file] = open_shard(self.folder, shard, self.spec, content)
+        seen = shard.file in self._seen
+        self._open[shard.file] = open_shard(self.folder, shard, self.spec, content, seen=seen)
+        self._seen.add(shard.file)
         if len(self._open) > _MAX_OPEN_SHARDS:
             self._open.popitem(last=False)[1].close()
         return self._open[shard.file]

@@ -116,7 +116,7 @@ def open_shard(
         source = folder.open_file(name, shard.size_bytes)
     try:
         with _at_hand(folder, name, content) as file:
-            return _open(source, file, shard, spec)
+            return _open(source, file, shard, spec, seen=seen)
     except (IntegrityError, UnicodeDecodeError) as error:
         said = "a column's name is no text" if isinstance(error, UnicodeDecodeError) else error
         raise IntegrityError(
@@ -124,15 +124,18 @@ def open_shard(
         ) from error
 
 
-def _open(source: Any, file: BinaryIO | None, shard: ShardRecord, spec: LabelSetSpec) -> OpenShard:
+def _open(
+    source: Any, file: BinaryIO | None, shard: ShardRecord, spec: LabelSetSpec, *, seen: bool
+) -> OpenShard:
     problem = impossible(spec)
     if problem:
         raise IntegrityError(f"its specification cannot be: {problem}")
     parquet = pq.ParquetFile(source, page_checksum_verification=True)
     try:
-        _require_groups(parquet.metadata, shard)
-        _require_plausible(parquet.metadata, shard, file)
-        _require_columns(parquet.schema_arrow, arrow_schema(spec, shard.split))
+        if not seen:
+            _require_groups(parquet.metadata, shard)
+            _require_plausible(parquet.metadata, shard, file)
+            _require_columns(parquet.schema_arrow, arrow_schema(spec, shard.split))
         book = Codebook.from_metadata(parquet.metadata.metadata or {}, spec.num_classes)
     except BaseException:
         parquet.close(force=True)

@@ -182,8 +182,8 @@ class TestPublication:
         opened = []
         kept = []
 
-        def counted(*given):
-            opened.append(open_shard(*given))
+        def counted(*given, **more):
+            opened.append(open_shard(*given, **more))
             kept.append(sum(not shard.parquet.closed for shard in opened))
             return opened[-1]
 
