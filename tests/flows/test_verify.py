@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from storage.reader import LabelSet
-from storage.records import seal
-from tests.flows.blobs import Workspace, blobs
+from storage.records import ShardRecord, seal
+from tests.flows.blobs import Workspace, blobs, blobs_recipe
 
 
 def change_a_byte(path: Path) -> None:
@@ -172,26 +172,85 @@ def test_a_damaged_group_of_records_is_deleted(command, copied):
     assert copied.files("labels") == before
 
 
-def test_earlier_states_stay_readable_and_are_looked_at(command, workspace):
-    """Data that grew: the shard that only the earlier state names cannot be made from them."""
-    command.run(workspace, "teacher.refit=never")
-    folder = labels_of(workspace)
-    first = LabelSet.open(str(folder)).digest
-    files = set((folder / "shards").iterdir())
+@pytest.fixture(scope="session")
+def grown_once(server, tmp_path_factory) -> Workspace:
+    """Data that grew, and a sample that changed: its old shard is of the earlier state alone."""
+    teacher = blobs_recipe()["teacher"] | {"refit": "never"}
+    workspace = Workspace.make(tmp_path_factory.mktemp("grown"), blobs_recipe(teacher=teacher))
+    workspace.run(stages=["teacher", "label"])
     columns = blobs(extra=10)
-    moved = {name: [*values[7:], *values[:7]] for name, values in columns.items()}
-    workspace.write_data(moved)
-    command.run(workspace, "teacher.refit=never")
-    grown = LabelSet.open(str(folder))
-    assert grown.digest != first
-    labels = LabelSet.open(str(folder), first)
-    assert sum(len(rows["sample_id"]) for rows in labels.batches("train")) == 72
-    labels.close()
-    only_earlier = files - {folder / "shards" / shard.file for shard in grown.manifest.shards}
-    change_a_byte(sorted(only_earlier)[0])
-    said = command("verify", folder)
-    assert said.code == 1
-    assert f"of the earlier state {first[:12]}" in said.output
-    said = command("verify", folder, "--repair")
-    assert said.code == 1
-    assert "cannot be made again from today's data" in said.errors.splitlines()[-1]
+    columns["x"][60] = columns["x"][60] + 1
+    workspace.write_data(columns)
+    workspace.run(stages=["teacher", "label"])
+    return workspace
+
+
+class TestEarlierStates:
+    @pytest.fixture
+    def grown(self, grown_once, tmp_path) -> Workspace:
+        return Workspace(Path(shutil.copytree(grown_once.folder, tmp_path / "copied")))
+
+    def states(self, workspace: Workspace) -> tuple[LabelSet, LabelSet]:
+        """The earlier state, and the newest."""
+        folder = labels_of(workspace)
+        newest = LabelSet.open(str(folder))
+        digests = {path.stem for path in (folder / "manifests").iterdir()}
+        (first,) = digests - {newest.digest}
+        return LabelSet.open(str(folder), first), newest
+
+    def only_earlier(self, workspace: Workspace) -> ShardRecord:
+        earlier, newest = self.states(workspace)
+        known = {shard.file for shard in newest.manifest.shards}
+        return next(shard for shard in earlier.manifest.shards if shard.file not in known)
+
+    def test_they_stay_readable(self, command, grown):
+        earlier, newest = self.states(grown)
+        assert earlier.digest != newest.digest
+        assert sum(len(rows["sample_id"]) for rows in earlier.batches("train")) == 72
+        earlier.close()
+        assert command("verify", labels_of(grown)).code == 0
+
+    @pytest.mark.parametrize("damage", [change_a_byte, Path.unlink])
+    def test_a_shard_that_only_they_name_cannot_be_made_from_todays_data(
+        self, command, grown, damage
+    ):
+        earlier, newest = self.states(grown)
+        damage(labels_of(grown) / "shards" / self.only_earlier(grown).file)
+        before = grown.files("labels")
+        said = command("verify", labels_of(grown))
+        assert said.code == 1
+        assert f"of the earlier state {earlier.digest[:12]}" in said.output
+        said = command("verify", labels_of(grown), "--repair", grown.recipe)
+        assert said.code == 1
+        last = said.errors.splitlines()[-1]
+        assert "cannot be made again from today's data; the newest state is whole" in last
+        assert LabelSet.open(str(labels_of(grown))).digest == newest.digest
+        assert grown.files("labels") == before
+
+    @pytest.mark.parametrize("damage", [change_a_byte, Path.unlink])
+    def test_a_record_that_only_they_name_is_written_again(self, command, grown, damage):
+        before = grown.files("labels")
+        damage(labels_of(grown) / "records" / self.only_earlier(grown).record_file)
+        assert command("verify", labels_of(grown)).code == 1
+        assert command("verify", labels_of(grown), "--repair", grown.recipe).code == 0
+        assert grown.files("labels") == before
+
+    def test_a_list_of_theirs_is_not_thrown_away(self, command, grown):
+        earlier, _ = self.states(grown)
+        path = labels_of(grown) / "manifests" / f"{earlier.digest}.json"
+        change_a_byte(path)
+        damaged = path.read_bytes()
+        said = command("verify", labels_of(grown), "--repair", grown.recipe)
+        assert said.code == 1
+        assert "cannot be made again from today's data" in said.errors.splitlines()[-1]
+        assert path.read_bytes() == damaged
+
+    def test_a_shard_that_they_share_is_made_again(self, command, grown):
+        before = grown.files("labels")
+        earlier, newest = self.states(grown)
+        names = {shard.file for shard in earlier.manifest.shards}
+        shared = next(shard for shard in newest.manifest.shards if shard.file in names)
+        change_a_byte(labels_of(grown) / "shards" / shared.file)
+        change_a_byte(labels_of(grown) / "manifest.json")
+        assert command("verify", labels_of(grown), "--repair", grown.recipe).code == 0
+        assert grown.files("labels") == before
