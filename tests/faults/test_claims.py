@@ -145,11 +145,11 @@ def absurd_rows(labels: LabelSet) -> None:
 
 
 def absurd_text(labels: LabelSet) -> None:
-    """Gibibytes of one letter that fit into a small file."""
+    """Hundreds of mebibytes of one letter that fit into a small file."""
     with pq.ParquetFile(path_of(labels)) as file:
         table = file.read()
     column = table.schema.get_field_index("sample_id")
-    huge = pa.array(["a" * (2 << 20)] * len(table))
+    huge = pa.array(["a" * (400 << 10)] * len(table))
     bomb = table.set_column(column, table.schema.field(column), huge)
     put(labels, written(bomb, row_group_size=len(bomb)))
 
