@@ -22,7 +22,7 @@ from storage.files import Folder
 from storage.identity import canonical_json, fingerprint
 from storage.options import SPLIT_NAME_PATTERN, DataOptions, Task
 from storage.records import parse, read_record, write_record
-from storage.rows import Column, Ragged, Rows, num_rows, take
+from storage.rows import Column, Ragged, Rows, num_rows, take, values_of
 from storage.samples import prepare
 from storage.schema import LABEL, SAMPLE_ID
 from storage.spec import CorpusForm, InputSpec, StoredModel
@@ -146,7 +146,7 @@ def digest_of_rows(rows: Rows) -> str:
     state = hashlib.sha256()
     for name in sorted(rows):
         column = rows[name]
-        values = column.values_NW if isinstance(column, Ragged) else column
+        values = values_of(column)
         state.update(canonical_json([name, values.dtype.str, values.shape]))
         if isinstance(column, Ragged):
             state.update(column.lengths_B.tobytes())
@@ -255,5 +255,5 @@ def _num_labels(rows: Rows) -> int:
     if LABEL not in rows:
         return 0
     column = rows[LABEL]
-    values = column.values_NW if isinstance(column, Ragged) else column
+    values = values_of(column)
     return int(values.max(initial=-1)) + 1

@@ -14,7 +14,7 @@ from storage import entries
 from storage.codebook import Codebook
 from storage.entries import INDEX, Entries
 from storage.errors import IntegrityError, RecipeError
-from storage.rows import Array, Column, Ragged, Rows
+from storage.rows import Array, Column, Ragged, Rows, values_of
 from storage.schema import (
     DTYPES,
     KEPT,
@@ -44,8 +44,8 @@ def encode(rows: Rows, spec: LabelSetSpec, split: str) -> EncodedRows:
     """
     schema = arrow_schema(spec, split)
     selection = spec.selections[split]
-    values = {name: _values(rows[name]) for name in entries.names(selection)}
-    kept_N = _values(rows[KEPT]) if selection.varies else None
+    values = {name: values_of(rows[name]) for name in entries.names(selection)}
+    kept_N = values_of(rows[KEPT]) if selection.varies else None
     stored, codebook = entries.encode(Entries(values, kept_N), spec, selection)
     lengths_B = _entries_of_samples(rows, selection.k)
     arrays = []
@@ -90,10 +90,6 @@ def decode(
         else:
             rows[name] = _decode_label(name, array, label_widths[name], spec.has_many_positions)
     return rows
-
-
-def _values(column: Column) -> Array:
-    return column.values_NW if isinstance(column, Ragged) else column
 
 
 def _entries_of_samples(rows: Rows, k: int) -> NDArray[np.int64]:
@@ -141,7 +137,7 @@ def _decode_entries(
             bounds = found
     lengths_B = None if bounds is None else (bounds[1:] - bounds[:-1]).astype(np.int64)
     kept, per_sample_B = _positions_of(table, spec, split, lengths_B)
-    kept_N = None if kept is None else _values(kept)
+    kept_N = None if kept is None else values_of(kept)
     if kept_N is not None and len(kept_N) and (kept_N.min() < 1 or kept_N.max() > selection.k):
         raise IntegrityError(
             f"a position keeps {kept_N.min()} to {kept_N.max()} entries, expected 1 to "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from storage import schema
 from storage.options import Keep, Selection
-from storage.rows import Array, Column, Ragged
+from storage.rows import Array, Column, Ragged, values_of
 from storage.spec import LabelSetSpec
 
 MOST_CLASSES: Final = 1 << 24
@@ -42,12 +42,12 @@ def impossible(spec: LabelSetSpec) -> str | None:
 def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:
     """What the rows of a split hold and no soft label may, or nothing."""
     problem = _illegal_lengths(rows)
-    index_NK, logit_NK = _values(rows[schema.INDEX]), _values(rows[schema.LOGIT])
+    index_NK, logit_NK = values_of(rows[schema.INDEX]), values_of(rows[schema.LOGIT])
     if problem or index_NK.size == 0:
         return problem
     present_NK = np.ones(index_NK.shape, np.bool_)
     if selection.varies:
-        present_NK = np.arange(index_NK.shape[1]) < _values(rows[schema.KEPT])[:, None]
+        present_NK = np.arange(index_NK.shape[1]) < values_of(rows[schema.KEPT])[:, None]
     return (
         _illegal_ids(index_NK, present_NK, spec.num_classes)
         or _illegal_numbers(rows, logit_NK)
@@ -81,15 +81,15 @@ def _illegal_ids(index_NK: Array, present_NK: NDArray[np.bool_], num_classes: in
 
 
 def _illegal_numbers(rows: Mapping[str, Column], logit_NK: Array) -> str | None:
-    rest_NT = _values(rows[schema.REST])
+    rest_NT = values_of(rows[schema.REST])
     if np.isnan(logit_NK).any() or (logit_NK > 0).any():
         return "a logit above 0 or NaN"
     if np.isnan(rest_NT).any() or (rest_NT == np.inf).any():
         return "a rest that is NaN or infinite"
     for name in _FLOATS:
-        if name in rows and np.isnan(_values(rows[name])).any():
+        if name in rows and np.isnan(values_of(rows[name])).any():
             return f"a {name} that is NaN"
-    if schema.LABEL_LOGIT in rows and (_values(rows[schema.LABEL_LOGIT]) > 0).any():
+    if schema.LABEL_LOGIT in rows and (values_of(rows[schema.LABEL_LOGIT]) > 0).any():
         return f"a {schema.LABEL_LOGIT} above 0"
     return None
 
@@ -106,7 +106,7 @@ def _illegal_set(
         return None
     if (logit_NK[:, 0] < logit_NK.max(axis=1)).any():
         return "a position whose most probable class is not in the first place"
-    count_NK = _values(rows[schema.COUNT])
+    count_NK = values_of(rows[schema.COUNT])
     if (count_NK[present_NK] < 1).any() or (count_NK.sum(axis=1) != selection.draws).any():
         return f"a position whose draws are not {selection.draws}"
     if np.isneginf(logit_NK[present_NK]).any():
@@ -117,12 +117,8 @@ def _illegal_set(
 def _illegal_labels(rows: Mapping[str, Column], num_classes: int) -> str | None:
     if schema.LABEL not in rows:
         return None
-    label_N = _values(rows[schema.LABEL])
+    label_N = values_of(rows[schema.LABEL])
     wrong = (label_N >= num_classes) | ((label_N < 0) & (label_N != schema.NO_LABEL))
     if wrong.any():
         return f"a hard label of {label_N[wrong][0]}, there are {num_classes} classes"
     return None
-
-
-def _values(column: Column) -> Array:
-    return column.values_NW if isinstance(column, Ragged) else column

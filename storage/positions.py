@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from storage import schema
 from storage.errors import RecipeError
-from storage.rows import Array, Column, Ragged, Rows, num_rows
+from storage.rows import Array, Ragged, Rows, num_rows, values_of
 from storage.spec import LabelSetSpec
 
 Float64Array = NDArray[np.float64]
@@ -76,12 +76,12 @@ def positions_of(rows: Rows, spec: LabelSetSpec, at: float) -> Positions:
     """
     index = rows[schema.INDEX]
     lengths_B = index.lengths_B if isinstance(index, Ragged) else np.ones(num_rows(rows), np.int64)
-    logit_NK = _values(rows[schema.LOGIT]).astype(np.float64)
+    logit_NK = values_of(rows[schema.LOGIT]).astype(np.float64)
     present_NK = np.ones(logit_NK.shape, np.bool_)
     if schema.KEPT in rows:
-        present_NK = np.arange(logit_NK.shape[1]) < _values(rows[schema.KEPT])[:, None]
+        present_NK = np.arange(logit_NK.shape[1]) < values_of(rows[schema.KEPT])[:, None]
     scaled_NK = np.where(present_NK, logit_NK, -np.inf) * (spec.temperature / at)
-    rest_N = _values(rows[schema.REST])[:, spec.temperatures.index(at)].astype(np.float64)
+    rest_N = values_of(rows[schema.REST])[:, spec.temperatures.index(at)].astype(np.float64)
     total_N = _log_sum_exp(np.concatenate([scaled_NK, rest_N[:, None]], axis=1))
     # What is present comes first, whatever its logit; equal logits stay in their order.
     order_NK = np.lexsort((-scaled_NK, ~present_NK), axis=1)
@@ -90,13 +90,13 @@ def positions_of(rows: Rows, spec: LabelSetSpec, at: float) -> Positions:
     return Positions(
         sample_N=np.repeat(np.arange(len(lengths_B)), lengths_B),
         place_N=np.arange(lengths_B.sum()) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B),
-        index_NK=_ordered(_values(index), order_NK),
+        index_NK=_ordered(values_of(index), order_NK),
         log_p_NK=_minus(_ordered(scaled_NK, order_NK), total_N[:, None]),
         present_NK=_ordered(present_NK, order_NK),
         log_rest_N=_minus(rest_N, total_N),
-        count_NK=None if count is None else _ordered(_values(count), order_NK),
-        label_N=None if label is None else _values(label),
-        mask_N=None if mask is None else _values(mask),
+        count_NK=None if count is None else _ordered(values_of(count), order_NK),
+        label_N=None if label is None else values_of(label),
+        mask_N=None if mask is None else values_of(mask),
     )
 
 
@@ -122,7 +122,3 @@ def _minus(values: Float64Array, total: Float64Array) -> Float64Array:
 
 def _ordered(values_NK: Array, order_NK: NDArray[np.int64]) -> Array:
     return np.take_along_axis(values_NK, order_NK, axis=1)
-
-
-def _values(column: Column) -> Array:
-    return column.values_NW if isinstance(column, Ragged) else column

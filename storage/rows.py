@@ -53,6 +53,11 @@ Rows = Mapping[str, Column]
 """Columns by name, all with the same number of samples."""
 
 
+def values_of(column: Column) -> Array:
+    """The values of a column, sample by sample, whether their number varies or not."""
+    return column.values_NW if isinstance(column, Ragged) else column
+
+
 def num_rows(rows: Rows) -> int:
     """How many samples there are."""
     return len(next(iter(rows.values())))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from storage import sources
 from storage.errors import DataError
 from storage.options import DataOptions, Task
-from storage.rows import Array, Column, Ragged, Rows
+from storage.rows import Array, Column, Ragged, Rows, values_of
 from storage.schema import LABEL, MASK, NO_LABEL, SAMPLE_ID, input_column
 
 FEATURES = "features"
@@ -71,7 +71,7 @@ def _ids(columns: Mapping[str, Column], options: DataOptions, split: str) -> Arr
 def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) -> dict[str, Column]:
     chosen = {name: columns[name] for name in options.inputs}
     for name, column in chosen.items():
-        values = column.values_NW if isinstance(column, Ragged) else column
+        values = values_of(column)
         if sources.is_text(values) or values.dtype.kind not in "biuf":
             raise DataError(
                 f"data.inputs: the column {name!r} holds {values.dtype}, expected numbers; turn "
@@ -121,7 +121,7 @@ def _shaped(name: str, column: Column, options: DataOptions) -> Array:
 
 
 def _require_finite(name: str, column: Column, ids: Array) -> None:
-    values = column.values_NW if isinstance(column, Ragged) else column
+    values = values_of(column)
     if values.dtype.kind != "f":
         return
     with np.errstate(over="ignore"):
@@ -219,7 +219,7 @@ def _require_same_lengths(name: str, column: Ragged, tokens: Ragged) -> None:
 
 def _require_labels_in_range(rows: Rows, options: DataOptions) -> None:
     column = rows[LABEL]
-    values = column.values_NW if isinstance(column, Ragged) else column
+    values = values_of(column)
     wanted = values[values != NO_LABEL] if isinstance(column, Ragged) else values
     highest = options.num_classes
     if len(wanted) and (wanted.min() < 0 or (highest is not None and wanted.max() >= highest)):

@@ -17,7 +17,7 @@ from storage.faults import Fault, problem_of
 from storage.legality import illegal
 from storage.reader import LabelSet
 from storage.records import ShardRecord
-from storage.rows import Column, Ragged, num_rows
+from storage.rows import Column, num_rows, values_of
 
 
 class SampleIds:
@@ -79,7 +79,7 @@ def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None
         ids.add(shard, names)
         ends = [*ends, *names[:: max(len(names) - 1, 1)]]
         ends = [ends[0], ends[-1]] if ends else []
-        positions += len(_positions(content[schema.INDEX]))
+        positions += len(values_of(content[schema.INDEX]))
     if positions != shard.positions:
         raise IntegrityError(f"it has {positions} positions, its record says {shard.positions}")
     if ends != [shard.first_id, shard.last_id]:
@@ -87,10 +87,6 @@ def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None
         raise IntegrityError(
             f"it holds the samples {said}, its record says {shard.first_id!r} to {shard.last_id!r}"
         )
-
-
-def _positions(column: Column) -> Column:
-    return column.values_NW if isinstance(column, Ragged) else column
 
 
 def _names(content: dict[str, Column]) -> list[str]:

@@ -23,7 +23,7 @@ from storage.files import Folder
 from storage.options import Keep
 from storage.order import position_keys
 from storage.records import Manifest, ShardRecord, write_record
-from storage.rows import Array, Column, Ragged, Rows, num_rows, take
+from storage.rows import Array, Column, Ragged, Rows, num_rows, take, values_of
 from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan, write_shard
 from tasks.nn.batch import Batch
@@ -140,7 +140,7 @@ def _require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
     column = rows.get(schema.LABEL)
     if column is None:
         return
-    values = column.values_NW if isinstance(column, Ragged) else column
+    values = values_of(column)
     highest = int(values.max(initial=schema.NO_LABEL))
     if highest >= spec.num_classes:
         raise DataError(
