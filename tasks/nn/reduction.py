@@ -8,7 +8,6 @@ Shape letters: P positions, C classes, R positions that are there (real), K kept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
