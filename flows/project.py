@@ -30,8 +30,8 @@ from storage.sources import digest_of_source
 from storage.spec import LabelSetSpec, spec_of
 from tasks import intents
 from tasks.intents import Intent
-from tasks.options import FitTeacherOptions, OnnxTeacherOptions
 from tasks.planning import LabelPlan, plan_labels
+from tasks.teacher_options import FitTeacherOptions, OnnxTeacherOptions
 
 _shared: list[Project] = []
 

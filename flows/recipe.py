@@ -29,14 +29,8 @@ from pydantic import (
 from storage.errors import RecipeError, one_line
 from storage.options import TRAIN, DataOptions, Keep, LabelOptions, Name, Options, Task, built
 from storage.targets import append_import_path
-from tasks.options import (
-    TEACHER,
-    EvaluationOptions,
-    SoftLoss,
-    StudentOptions,
-    TeacherChoice,
-    kept_set_fault,
-)
+from tasks.options import TEACHER, EvaluationOptions, SoftLoss, StudentOptions, kept_set_fault
+from tasks.teacher_options import TeacherChoice
 
 
 def _cron(value: str) -> str:

@@ -13,7 +13,7 @@ from flows.watch import end_with_parent
 from storage import layout
 from storage.cards import Card
 from storage.corpus import Corpus
-from tasks.options import FitTeacherOptions
+from tasks.teacher_options import FitTeacherOptions
 
 
 @flow(name="teacher", persist_result=False)

@@ -22,11 +22,12 @@ from storage.errors import ModelError, NotFiniteError, SoftlabelError, one_line
 from storage.files import Folder
 from storage.spec import InputSpec
 from tasks.checkpoints import Checkpoints
+from tasks.model_options import ModelOptions
 from tasks.nn.batch import by_position
 from tasks.nn.losses import distillation_loss
 from tasks.nn.models import build_model
 from tasks.nn.trainer import StepResult, Trainer
-from tasks.options import LossOptions, ModelOptions, SoftLoss, TrainingOptions
+from tasks.options import LossOptions, SoftLoss, TrainingOptions
 from tasks.progress import track
 from tasks.stream import Source, Stream
 

@@ -20,15 +20,16 @@ from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent, teacher_source
 from tasks.nn.models import build_model, load_module, num_parameters
-from tasks.options import (
+from tasks.onnx_teacher import OnnxTeacher
+from tasks.options import LossOptions
+from tasks.stream import MemorySource
+from tasks.teacher_options import (
     FitTeacherOptions,
-    LossOptions,
     OnnxTeacherOptions,
     TeacherOptions,
     TorchTeacherOptions,
 )
-from tasks.stream import MemorySource
-from tasks.teachers import OnnxTeacher, Teacher, TorchTeacher
+from tasks.teachers import Teacher, TorchTeacher
 from tasks.weights import load_weights, weights_bytes
 
 WHERE = "teacher"

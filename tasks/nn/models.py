@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from storage.errors import ModelError, one_line
 from storage.spec import InputSpec
 from storage.targets import load_target
-from tasks.options import CnnOptions, MlpOptions, ModelOptions, TargetOptions
+from tasks.model_options import CnnOptions, MlpOptions, ModelOptions, TargetOptions
 
 _PROBE_LENGTH = 4
 

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tasks.model_options import MlpOptions
 from tasks.nn.models import Mlp
-from tasks.options import MlpOptions
 from tests.flows.blobs import NUM_CLASSES, NUM_FEATURES, blobs
 from tests.tasks.toy import counting_blocks
 

@@ -10,7 +10,7 @@ import yaml
 
 from flows.recipe import Recipe, load_recipe, parse_recipe, recipe_schema
 from storage.errors import RecipeError
-from tasks.options import MlpOptions
+from tasks.model_options import MlpOptions
 from tests.flows.blobs import blobs_recipe
 from tests.storage.refusal import refused
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from storage.files import Folder
 from tasks.export import onnx_bytes
+from tasks.model_options import MlpOptions
 from tasks.nn.models import Mlp
-from tasks.options import MlpOptions
 from tests.tasks.toy import TOKENS, VECTOR, TokenModel
 
 

@@ -12,7 +12,8 @@ from storage.files import Folder
 from storage.options import LabelOptions
 from tasks import checkpoints
 from tasks.fit import HISTORY_SCHEMA, FitJob, fit, history_bytes, read_history
-from tasks.options import LossOptions, MlpOptions, TargetOptions, TrainingOptions
+from tasks.model_options import MlpOptions, TargetOptions
+from tasks.options import LossOptions, TrainingOptions
 from tasks.progress import listening
 from tasks.stream import LabelSource, MemorySource
 from tests.tasks.interruption import Interruption, assert_interrupted_equals_uninterrupted

@@ -8,16 +8,9 @@ import pytest
 from storage.errors import DataError
 from storage.options import Codec, DataOptions, KeptSetOptions, LabelOptions, SplitOptions
 from tasks import intents
-from tasks.options import (
-    EvaluationOptions,
-    FitTeacherOptions,
-    LossOptions,
-    MlpOptions,
-    OnnxTeacherOptions,
-    StudentOptions,
-    TorchTeacherOptions,
-    TrainingOptions,
-)
+from tasks.model_options import MlpOptions
+from tasks.options import EvaluationOptions, LossOptions, StudentOptions, TrainingOptions
+from tasks.teacher_options import FitTeacherOptions, OnnxTeacherOptions, TorchTeacherOptions
 from tests.tasks.toy import numbered_corpus
 
 DATA = DataOptions(

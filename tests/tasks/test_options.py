@@ -6,18 +6,20 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tasks.model_options import ModelOptions
 from tasks.options import (
     EvaluationOptions,
-    FitTeacherOptions,
     LossOptions,
-    ModelOptions,
-    OnnxTeacherOptions,
     SoftLoss,
     StudentOptions,
     Tail,
+    TrainingOptions,
+)
+from tasks.teacher_options import (
+    FitTeacherOptions,
+    OnnxTeacherOptions,
     TeacherChoice,
     TorchTeacherOptions,
-    TrainingOptions,
 )
 
 MODEL = TypeAdapter(ModelOptions)

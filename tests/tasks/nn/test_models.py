@@ -6,6 +6,7 @@ from torch import nn
 
 from storage.errors import ModelError, RecipeError
 from storage.spec import InputSpec
+from tasks.model_options import CnnOptions, MlpOptions, TargetOptions
 from tasks.nn.models import (
     build_model,
     count_classes,
@@ -14,7 +15,6 @@ from tasks.nn.models import (
     probe_inputs,
     require_classes,
 )
-from tasks.options import CnnOptions, MlpOptions, TargetOptions
 from tests.tasks.toy import TOKENS, VECTOR, TokenModel, tuple_model
 
 WHERE = "students.small.model"

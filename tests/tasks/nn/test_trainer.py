@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from storage.errors import NotFiniteError
+from tasks.model_options import MlpOptions
 from tasks.nn.models import Mlp
 from tasks.nn.trainer import Trainer, learning_rate
-from tasks.options import LossOptions, MlpOptions, TrainingOptions
+from tasks.options import LossOptions, TrainingOptions
 from tests.tasks.toy import SquareRoot, batch_of
 
 CPU = torch.device("cpu")
