@@ -6,7 +6,6 @@ loading a recipe stays light.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -21,60 +20,20 @@ from pydantic import (
 )
 
 from storage.identity import Json
+from storage.options_base import SPLIT_NAME_PATTERN as SPLIT_NAME_PATTERN
+from storage.options_base import ColumnName as ColumnName
+from storage.options_base import ColumnNames as ColumnNames
+from storage.options_base import Name as Name
+from storage.options_base import Options as Options
+from storage.options_base import SplitName as SplitName
+from storage.options_base import Task as Task
+from storage.options_base import Temperature as Temperature
+from storage.options_base import built as built
 
 TRAIN: Final = "train"
 """The split that students learn from; all others are for evaluation."""
 VALIDATION: Final = "validation"
 """The split that is looked at during training, where there is one."""
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9-]+$", max_length=80)]
-SPLIT_NAME_PATTERN: Final = r"^[a-z0-9_]{1,40}$"
-SplitName = Annotated[str, Field(pattern=SPLIT_NAME_PATTERN)]
-ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
-ColumnNames = Annotated[tuple[ColumnName, ...], Field(min_length=1)]
-Temperature = Annotated[float, Field(gt=0, le=1000)]
-
-
-class Options(BaseModel):
-    """Base of all options: frozen, strict about unknown keys, finite numbers only."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    def identity(self) -> Json:
-        """What these options contribute to a fingerprint."""
-        return self.model_dump(mode="json")
-
-
-def built(*values: str, planned: tuple[str, ...]) -> Callable[[Any], Any]:
-    """A check for a choice: a planned value is refused as not built yet, never ignored."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, str) and value in planned:
-            raise ValueError(f"{value!r} is not built yet; there is: {', '.join(values)}")
-        return value
-
-    return check
-
-
-class Task(StrEnum):
-    """What one prediction of the teacher is about."""
-
-    CLASSIFICATION = "classification"
-    TAGGING = "tagging"
-    MASKED_LM = "masked_lm"
-    CAUSAL_LM = "causal_lm"
-
-    @property
-    def has_many_positions(self) -> bool:
-        """Whether a sample holds a prediction per token."""
-        return self is not Task.CLASSIFICATION
-
-    @property
-    def is_language_model(self) -> bool:
-        """Whether the classes are a vocabulary."""
-        return self in (Task.MASKED_LM, Task.CAUSAL_LM)
 
 
 class SplitOptions(Options):
@@ -111,7 +70,7 @@ class DataOptions(Options):
     task: Task = Task.CLASSIFICATION
     inputs: ColumnNames
     """Columns that the models get, by position. Several plain numbers become one vector."""
-    shapes: dict[ColumnName, tuple[PositiveInt, ...]] = {}
+    shapes: dict[ColumnName, tuple[PositiveInt, ...]] = Field(default_factory=dict)
     """The shape of one sample of an input whose file can only keep a flat list."""
     label: ColumnName | None = None
     """The column of the hard label: a class id, or a name out of `classes`."""
