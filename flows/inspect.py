@@ -17,6 +17,7 @@ from storage.reader import LabelSet
 from storage.sizes import part_sizes, together
 from storage.summary import (
     describe_origin,
+    describe_quarantine,
     describe_selection,
     describe_splits,
     earlier_digests,
@@ -85,6 +86,7 @@ def describe(labels: LabelSet) -> dict[str, Any]:
         **whole.as_json(),
         "earlier_digests": earlier_digests(labels),
         "splits": {split: splits[split] | sizes[split].as_json() for split in labels.splits},
+        "quarantine": describe_quarantine(labels),
         **describe_origin(labels),
     }
 

@@ -257,5 +257,6 @@ def _record(labels: LabelSet, counts: _Counts, status: str) -> dict[str, Any]:
         "shards_reused": counts.shards_reused,
         "teacher_batches": counts.teacher_batches,
         "positions": counts.positions,
+        "quarantined": labels.manifest.quarantined,
         "bytes": labels.manifest.size_bytes,
     }

@@ -14,7 +14,8 @@ from storage.sizes import PARTS
 
 _LINES: Final = (
     "url", "digest", "earlier_digests", "fingerprint", "keep", "k", "p", "draws", "seed",
-    "select_temperature", "codec", "layout", "temperatures", "shards", "rows", "positions", "bytes",
+    "select_temperature", "codec", "layout", "temperatures", "shards", "rows",
+    "quarantined", "positions", "bytes",
     "bytes_per_position",
 )  # fmt: skip
 _WEIGHTS_DIGITS: Final = 12
@@ -23,9 +24,13 @@ _WEIGHTS_DIGITS: Final = 12
 def print_label_set(content: Mapping[str, Any]) -> None:
     """Print what `flows.inspect.describe` gives, and the examples if there are any."""
     shown = {key: content[key] for key in _LINES if content.get(key) not in (None, [])}
+    if not content["quarantined"]:
+        del shown["quarantined"]
     console.print_places([*lines(shown), *_origin(content)])
     console.print_table(_size_table(content))
     console.print_table(_fidelity_table(content["splits"]))
+    if content["quarantine"]:
+        console.print_table(_quarantine_table(content["quarantine"]))
     for split, entries in content.get("examples", {}).items():
         console.print_table(_example_table(split, entries))
 
@@ -100,6 +105,15 @@ def _fidelity_table(splits: Mapping[str, Any]) -> Table:
                 f"{fidelity['agreement']:.2%}",
                 f"{figures['effective_draws']:.1f}" if "effective_draws" in figures else "-",
             )
+    return table
+
+
+def _quarantine_table(quarantine: Mapping[str, Any]) -> Table:
+    """The most frequent reasons for which samples were set aside."""
+    counts = ", ".join(f"{split} {count:,}" for split, count in quarantine["samples"].items())
+    table = _table(f"set aside: {counts}", ["reason"], ["samples"])
+    for entry in quarantine["reasons"]:
+        table.add_row(Text(entry["reason"]), f"{entry['samples']:,}")
     return table
 
 

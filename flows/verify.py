@@ -99,7 +99,8 @@ def _forget(folder: Folder, fault: Fault) -> None:
         folder.delete(f"{layout.RECORDS}/{fault.shard.record_file}")
     name = fault.url.rpartition("/")[2]
     places = [name] if name in (layout.SPEC, layout.MANIFEST) else []
-    places += [f"{below}/{name}" for below in (layout.SHARDS, layout.COMPACTED, layout.MANIFESTS)]
+    kinds = (layout.SHARDS, layout.QUARANTINE, layout.COMPACTED, layout.MANIFESTS)
+    places += [f"{below}/{name}" for below in kinds]
     for place in places:
         if fault.url == folder.url_of(place):
             folder.delete(place)

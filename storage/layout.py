@@ -27,6 +27,7 @@ SHARDS: Final = "shards"
 RECORDS: Final = "records"
 COMPACTED: Final = "compacted"
 LEASES: Final = "leases"
+QUARANTINE: Final = "quarantine"
 
 REPORT_JSON: Final = "report.json"
 REPORT_HTML: Final = "report.html"
@@ -36,7 +37,7 @@ _NAME_DIGITS: Final = 8
 SHARD_FILE_PATTERN: Final = (
     rf"^[a-z0-9_]{{1,40}}-[0-9]{{7,19}}-[0-9a-f]{{{_NAME_DIGITS}}}\.parquet$"
 )
-"""What `shard_file` gives: a plain name, which leads nowhere else."""
+"""What `shard_file` and `quarantine_file` give: a plain name, which leads nowhere else."""
 
 
 def product(kind: str, fingerprint: str) -> str:
@@ -52,6 +53,11 @@ def shard_file(split: str, ordinal: int, content_digest: str) -> str:
 def record_file(split: str, ordinal: int, shard_fingerprint: str) -> str:
     """A record's file name: it holds what was asked for, so a planner finds it unopened."""
     return f"{split}-{ordinal:07d}-{shard_fingerprint[:_NAME_DIGITS]}.json"
+
+
+def quarantine_file(split: str, ordinal: int, digest: str) -> str:
+    """The file name of a shard's samples that were set aside: it holds its content."""
+    return shard_file(split, ordinal, digest)
 
 
 def record_group(split: str, ordinal: int, count: int, digest: str) -> str:

@@ -232,9 +232,10 @@ class LabelOptions(Options):
     inputs: Annotated[Literal["copy"], BeforeValidator(built("copy", planned=("reference",)))] = (
         "copy"
     )
-    on_bad_sample: Annotated[
-        Literal["fail"], BeforeValidator(built("fail", planned=("quarantine",)))
-    ] = "fail"
+    on_bad_sample: Literal["fail", "quarantine"] = "fail"
+    """A sample that cannot be made or labelled stops the stage, or is set aside with its reason."""
+    max_bad: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """With `quarantine`: the largest share of all samples that may be set aside."""
 
     @model_validator(mode="after")
     def _stored_temperatures(self) -> Self:
@@ -261,7 +262,7 @@ class LabelOptions(Options):
 
     def identity(self) -> Json:
         """What decides the bytes; not what becomes of bad samples, nor options without effect."""
-        unused = {"on_bad_sample", "max_bytes"}
+        unused = {"on_bad_sample", "max_bad", "max_bytes"}
         unused |= {"p", "draws", "seed", "k", "select_temperature"} - _USED[self.keep]
         return self.model_dump(mode="json", exclude=unused)
 

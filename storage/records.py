@@ -13,7 +13,14 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from storage import layout
 from storage.errors import IntegrityError, one_line
@@ -35,6 +42,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _HEAD: Final = f'{{\n "{CHECKSUM}": "'.encode()
 _REST: Final = len(_HEAD) + DIGEST_DIGITS
 _DEEPEST: Final = 2
+_QUARANTINE: Final = ("quarantined", "quarantine_file", "quarantine_sha256")
 _ENCODER: Final = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
 )
@@ -51,7 +59,11 @@ class ShardRecord(StoredModel):
         fingerprint: of the label set and the ids and content of the samples.
         content_digest: of the decoded columns and the row groups; the file's bytes may differ
             between versions of Parquet writers, this does not.
+        first_id: the id of the first row; empty without rows, as is `last_id`.
         fidelity: how close the stored labels are to the full ones (see `tasks.nn.softlabels`).
+        quarantined: the samples that were set aside and have no row.
+        quarantine_file: where they are listed (see `storage.quarantine`); None without any.
+        quarantine_sha256: of that file.
     """
 
     fingerprint: Fingerprint
@@ -67,6 +79,24 @@ class ShardRecord(StoredModel):
     first_id: str
     last_id: str
     fidelity: dict[str, Any]
+    quarantined: Count = 0
+    quarantine_file: Annotated[str, Field(pattern=layout.SHARD_FILE_PATTERN)] | None = None
+    quarantine_sha256: Digest | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty_quarantine(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where nothing was set aside nothing is said of it, as before there were quarantines."""
+        content: dict[str, Any] = dump(self)
+        if not self.quarantined:
+            content = {key: value for key, value in content.items() if key not in _QUARANTINE}
+        return content
+
+    @model_validator(mode="after")
+    def _require_quarantine(self) -> Self:
+        for value in (self.quarantine_file, self.quarantine_sha256):
+            if (value is not None) != (self.quarantined > 0):
+                raise ValueError("quarantined: expected a file and its sha256 exactly where it is")
+        return self
 
     @model_validator(mode="after")
     def _require_all_rows(self) -> Self:
@@ -122,6 +152,11 @@ class Manifest(StoredModel):
     def positions(self) -> int:
         """Positions of all splits."""
         return sum(shard.positions for shard in self.shards)
+
+    @property
+    def quarantined(self) -> int:
+        """Samples of all splits that were set aside."""
+        return sum(shard.quarantined for shard in self.shards)
 
     @property
     def size_bytes(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from storage import layout
 from storage.options import Selection
+from storage.quarantine import frequent_reasons
 from storage.records import read_record
 
 if TYPE_CHECKING:
@@ -26,12 +28,34 @@ def describe_label_set(labels: LabelSet) -> dict[str, Any]:
         "temperatures": list(spec.temperatures),
         "shards": len(manifest.shards),
         "rows": sum(shard.rows for shard in manifest.shards),
+        "quarantined": manifest.quarantined,
         "positions": manifest.positions,
         "bytes": manifest.size_bytes,
         "bytes_per_position": manifest.size_bytes / max(manifest.positions, 1),
         "samples": samples_of(labels),
         "fidelity": manifest.fidelity[split],
     }
+
+
+def describe_quarantine(labels: LabelSet) -> dict[str, Any]:
+    """How many samples were set aside, and the most frequent reasons; empty without any.
+
+    Costs one reading of each list of such samples.
+
+    Raises:
+        IntegrityError: such a list is gone or damaged.
+    """
+    records = [shard for shard in labels.manifest.shards if shard.quarantined]
+    if not records:
+        return {}
+    by_split = Counter[str]()
+    for record in records:
+        by_split[record.split] += record.quarantined
+    reasons = [
+        {"reason": reason, "samples": count}
+        for reason, count in frequent_reasons(labels.folder, records)
+    ]
+    return {"samples": dict(by_split), "reasons": reasons}
 
 
 def samples_of(labels: LabelSet) -> dict[str, int]:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import schema
+from storage import layout, schema
 from storage.errors import IntegrityError, SoftlabelError
 from storage.faults import Fault, problem_of
 from storage.legality import illegal
+from storage.quarantine import read_quarantine
 from storage.reader import LabelSet
 from storage.records import ShardRecord
 from storage.rows import Column, num_rows, values_of
@@ -54,11 +55,16 @@ class SampleIds:
 
 
 def verify_shard(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> Iterator[Fault]:
-    """The faults of a shard, one at most; the ids of its samples are added to `ids`."""
+    """The faults of a shard and of what it set aside; the ids of its samples are added to `ids`."""
     try:
         _require_legal(labels, shard, ids)
     except SoftlabelError as error:
         yield Fault(labels.url_of(shard), problem_of(error, labels.url_of(shard)), shard)
+    url = labels.folder.url_of(f"{layout.QUARANTINE}/{shard.quarantine_file}")
+    try:
+        read_quarantine(labels.folder, shard)
+    except SoftlabelError as error:
+        yield Fault(url, problem_of(error, url), shard)
 
 
 def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None:
@@ -82,7 +88,7 @@ def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None
         positions += len(values_of(content[schema.INDEX]))
     if positions != shard.positions:
         raise IntegrityError(f"it has {positions} positions, its record says {shard.positions}")
-    if ends != [shard.first_id, shard.last_id]:
+    if (ends or ["", ""]) != [shard.first_id, shard.last_id]:
         said = " to ".join(map(repr, ends)) or "none"
         raise IntegrityError(
             f"it holds the samples {said}, its record says {shard.first_id!r} to {shard.last_id!r}"

@@ -1,11 +1,12 @@
-"""Writing one shard: the file first, then its record. One function writes shards, and this is it.
+"""Writing one shard: the file first, then the list of what it leaves out, then its record.
 
-Costs the memory of one shard. Whatever stops it, either a record with its whole file is there or
-the shard counts as not made.
+One function writes shards, and this is it. Costs the memory of one shard. Whatever stops
+it, either a record with its whole file is there or the shard counts as not made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from storage import entries, layout, schema
+from storage.codebook import Codebook
 from storage.encoding import EncodedRows, encode
 from storage.files import Folder
 from storage.identity import canonical_json, digest_of_bytes, digest_of_digests
 from storage.options import Layout
+from storage.quarantine import BadSample, write_quarantine
 from storage.records import ShardRecord, write_record
 from storage.rows import Ragged, Rows, num_rows
 from storage.spec import LabelSetSpec
@@ -62,36 +65,58 @@ def write_shard(
     spec: LabelSetSpec,
     rows: Rows,
     fidelity: dict[str, Any],
+    bad: Sequence[BadSample] = (),
 ) -> ShardRecord:
     """Commit a shard to the label set at `folder`; overwriting an equal one changes nothing.
 
+    Args:
+        folder: the label set.
+        plan: which shard.
+        spec: the form of the set.
+        rows: its samples with their labels, but for the bad ones; `{}` where none is left.
+        fidelity: of these rows; `{}` where none is left.
+        bad: the samples of the plan that are set aside.
+
     Raises:
         StoreError: it cannot be written; then it counts as not made.
+        ValueError: rows and bad samples are not those of the plan together.
     """
-    encoded = encode(rows, spec, plan.split)
-    table = encoded.table
-    groups = row_groups(_positions(rows), spec.positions_per_row_group)
+    count = num_rows(rows) if rows else 0
+    if count + len(bad) != plan.rows:
+        raise ValueError(f"expected {plan.rows} samples, got {count} rows and {len(bad)} bad ones")
+    positions_B = _positions(rows) if count else np.empty(0, np.int64)
+    encoded = encode(rows, spec, plan.split) if count else _without_rows(spec, plan.split)
+    groups = row_groups(positions_B, spec.positions_per_row_group)
     content = parquet_bytes(encoded, groups, spec, plan.split)
     content_digest = _content_digest(encoded, groups)
     name = layout.shard_file(plan.split, plan.ordinal, content_digest)
+    folder.write_bytes(f"{layout.SHARDS}/{name}", content)
+    aside = write_quarantine(folder, plan, bad) if bad else (None, None)
+    ids = encoded.table.column(schema.SAMPLE_ID)
     record = ShardRecord(
         fingerprint=plan.fingerprint,
         split=plan.split,
         ordinal=plan.ordinal,
         file=name,
-        rows=table.num_rows,
-        positions=int(_positions(rows).sum()),
+        rows=count,
+        positions=int(positions_B.sum()),
         row_groups=tuple(groups),
         size_bytes=len(content),
         sha256=digest_of_bytes(content),
         content_digest=content_digest,
-        first_id=table.column(schema.SAMPLE_ID)[0].as_py(),
-        last_id=table.column(schema.SAMPLE_ID)[-1].as_py(),
+        first_id=ids[0].as_py() if count else "",
+        last_id=ids[-1].as_py() if count else "",
         fidelity=fidelity,
+        quarantined=len(bad),
+        quarantine_file=aside[0],
+        quarantine_sha256=aside[1],
     )
-    folder.write_bytes(f"{layout.SHARDS}/{name}", content)
     write_record(folder, plan.record_name, record)
     return record
+
+
+def _without_rows(spec: LabelSetSpec, split: str) -> EncodedRows:
+    return EncodedRows(schema.arrow_schema(spec, split).empty_table(), Codebook())
 
 
 def row_groups(positions_B: NDArray[np.int64], limit: int) -> list[int]:

@@ -126,4 +126,5 @@ def estimate_bytes(plans: Sequence[ShardPlan], spec: LabelSetSpec) -> int:
 
 
 def _is_of(record: ShardRecord, plan: ShardPlan) -> bool:
-    return record.fingerprint == plan.fingerprint and record.rows == plan.rows
+    all_rows = record.rows + record.quarantined
+    return record.fingerprint == plan.fingerprint and all_rows == plan.rows

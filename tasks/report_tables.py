@@ -208,6 +208,7 @@ def label_set_terms(report: Report) -> list[tuple[str, str]]:
     temperatures = ", ".join(f"{value:g}" for value in labels.get("temperatures") or ())
     splits = ", ".join(f"{k} {count_text(v)}" for k, v in part(labels, "samples").items())
     agreement = part(labels, "fidelity").get("agreement")
+    aside = finite(labels.get("quarantined"))
     return [
         ("kept", _kept(report)),
         ("temperatures", or_dash(temperatures)),
@@ -219,6 +220,7 @@ def label_set_terms(report: Report) -> list[tuple[str, str]]:
         ("bytes per position", _decimal(labels.get("bytes_per_position"))),
         ("best class agrees", estimate_text(agreement, percent=True)),
         ("samples", or_dash(splits or count_text(labels.get("rows")))),
+        *([("set aside", f"{count_text(aside)} samples")] if aside else []),
         ("digest", or_dash(labels.get("digest"))),
         ("url", or_dash(labels.get("url"))),
     ]

@@ -129,7 +129,13 @@ def fidelity_record(
 
 
 def merge_fidelity(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The fidelity of several shards: means by position; of the percentiles the lowest."""
+    """The fidelity of several shards: means by position; of the percentiles the lowest.
+
+    What has no positions has no say; where nothing has any, it is that of the first shard.
+    """
+    records = [record for record in records if record.get("positions")] or [*records[:1]]
+    if not any(records):
+        return {}
     weights = [max(int(record["positions"]), 0) for record in records]
     total = max(sum(weights), 1)
 

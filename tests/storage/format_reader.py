@@ -43,6 +43,21 @@ def read_set(folder):
     return manifest, samples
 
 
+def set_aside(folder):
+    """The samples that were set aside: (sample_id, split, place, reason)."""
+    found = []
+    for shard in unsealed(Path(folder) / "manifest.json")["shards"]:
+        if "quarantined" not in shard:
+            continue
+        path = Path(folder) / "quarantine" / shard["quarantine_file"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == shard["quarantine_sha256"]
+        assert path.stem.split("-")[-1] == shard["quarantine_sha256"][:8]
+        rows = [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
+        assert len(rows) == shard["quarantined"]
+        found += rows
+    return found
+
+
 def _read_shard(path, shard, spec):
     file = pq.ParquetFile(path)
     groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
@@ -54,7 +69,8 @@ def _read_shard(path, shard, spec):
     rows = [_sample(row, shard["split"], spec, metadata) for row in table.to_pylist()]
     assert len(rows) == shard["rows"]
     assert sum(len(row["positions"]) for row in rows) == shard["positions"]
-    assert [rows[0]["sample_id"], rows[-1]["sample_id"]] == [shard["first_id"], shard["last_id"]]
+    ends = [rows[0]["sample_id"], rows[-1]["sample_id"]] if rows else ["", ""]
+    assert ends == [shard["first_id"], shard["last_id"]]
     return rows
 
 
@@ -158,7 +174,7 @@ def content_digest(table, groups, metadata):
     state = hashlib.sha256()
     for field, column in zip(table.schema, table.columns, strict=True):
         state.update(_json([field.name, str(field.type)]))
-        _hash(state, pa.concat_arrays(column.chunks))
+        _hash(state, pa.concat_arrays(column.chunks) if column.chunks else pa.array([], field.type))
     first = hashlib.sha256(_json([groups, book])).hexdigest()
     return hashlib.sha256(f"{first}\n{state.hexdigest()}".encode()).hexdigest()
 

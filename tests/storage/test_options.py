@@ -36,7 +36,6 @@ class TestEveryOption:
         [
             ("batch_size", "auto", "a number of samples"),
             ("inputs", "reference", "copy"),
-            ("on_bad_sample", "quarantine", "fail"),
         ],
     )
     def test_what_is_planned_is_refused_and_never_ignored(self, field, value, there_is):
@@ -56,6 +55,7 @@ class TestEveryOption:
             "p",
             "draws",
             "max_bytes",
+            "max_bad",
             "codec",
             "inputs",
             "on_bad_sample",
@@ -238,7 +238,7 @@ class TestLabelOptions:
     def test_identity_is_what_decides_the_bytes(self):
         assert LabelOptions(k=3).identity() != LabelOptions(k=4).identity()
         assert LabelOptions(batch_size=8).identity() != LabelOptions(batch_size=16).identity()
-        assert not {"on_bad_sample", "max_bytes"} & LabelOptions().identity().keys()
+        assert not {"on_bad_sample", "max_bad", "max_bytes"} & LabelOptions().identity().keys()
 
     @pytest.mark.parametrize(
         ("keep", "with_effect"),

@@ -7,7 +7,7 @@ powers of e. The hard label is class s + 1. The input of sample n is [n, -n], or
 Shape letters: P positions, K kept, T temperatures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from storage import layout
 from storage.files import Folder
 from storage.identity import fingerprint
 from storage.options import Codec, Keep, Selection, Task
+from storage.quarantine import BadSample
 from storage.reader import LabelSet
 from storage.records import Manifest, ShardRecord, write_record
 from storage.rows import Ragged, Rows
@@ -97,11 +98,23 @@ def toy_plan(split: str, ordinal: int, start: int, rows: int, content: str = "")
 
 
 def write_toy_shard(
-    folder: Folder, spec: LabelSetSpec, split: str, ordinal: int, numbers: Sequence[int]
+    folder: Folder,
+    spec: LabelSetSpec,
+    split: str,
+    ordinal: int,
+    numbers: Sequence[int],
+    bad: Collection[int] = (),
 ) -> ShardRecord:
-    """Commit the samples `numbers` as one shard."""
+    """Commit the samples `numbers` as one shard; those that are in `bad` too are set aside."""
     plan = toy_plan(split, ordinal, numbers[0], len(numbers))
-    return write_shard(folder, plan, spec, toy_rows(spec, split, numbers), {"mass": 0.5})
+    good = [number for number in numbers if number not in bad]
+    rows = toy_rows(spec, split, good) if good else {}
+    aside = [
+        BadSample(number, f"{split}-{number}", f"reason {number % 2}")
+        for number in numbers
+        if number in bad
+    ]
+    return write_shard(folder, plan, spec, rows, {"mass": 0.5} if good else {}, aside)
 
 
 def write_toy_set(
@@ -111,17 +124,25 @@ def write_toy_set(
     test: int = 4,
     rows_per_shard: int = 6,
     fingerprint: str = SET_FINGERPRINT,
+    bad: Collection[int] = (),
 ) -> LabelSet:
-    """A finished label set: shards, records, then the manifest under both of its names."""
+    """A finished label set: shards, records, then the manifest under both of its names.
+
+    The training samples `bad` are set aside.
+    """
     spec = spec or toy_spec()
     folder = store / layout.product(layout.LABELS, fingerprint)
     write_record(folder, layout.SPEC, spec)
     shards = [
-        write_toy_shard(folder, spec, split, ordinal, range(start, min(start + size, count)))
-        for split, count, size in (("train", train, rows_per_shard), ("test", test, test))
+        write_toy_shard(folder, spec, split, ordinal, range(start, min(start + size, count)), out)
+        for split, count, size, out in (
+            ("train", train, rows_per_shard, bad),
+            ("test", test, test, ()),
+        )
         for ordinal, start in enumerate(range(0, count, size))
     ]
-    manifest = Manifest.of(fingerprint, spec, tuple(shards), {"mass": 0.5})
+    fidelity = {split: {"mass": 0.5} for split in spec.splits}
+    manifest = Manifest.of(fingerprint, spec, tuple(shards), fidelity)
     write_record(folder, f"{layout.MANIFESTS}/{manifest.digest}.json", manifest)
     write_record(folder, layout.MANIFEST, manifest)
     return LabelSet.open(folder)

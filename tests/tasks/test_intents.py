@@ -54,6 +54,7 @@ def test_a_fingerprint_is_16_hex_digits_and_stays():
         {"data": changed(DATA, source="/elsewhere/digits.parquet")},
         {"data": changed(DATA, version="2")},
         {"labels": changed(LABELS, on_bad_sample="quarantine")},
+        {"labels": changed(LABELS, max_bad=0.5)},
         {"teacher": changed(ONNX, path="/elsewhere/m.onnx")},
     ],
 )

@@ -93,6 +93,24 @@ def test_only_who_may_write_leaves_groups(folder):
     assert plan(folder).missing == ()
 
 
+@pytest.mark.parametrize("rows", [0, 2])
+def test_samples_that_were_set_aside_are_not_missing(folder, rows):
+    shard = plan(folder).wanted[3]
+    record = one(shard.ordinal, shard.split, fingerprint=shard.fingerprint).model_copy(
+        update={
+            "rows": rows,
+            "row_groups": (rows,) if rows else (),
+            "quarantined": 3 - rows,
+            "quarantine_file": "train-0000003-00000000.parquet",
+            "quarantine_sha256": "0" * 64,
+        }
+    )
+    folder.write_bytes(f"{layout.SHARDS}/{record.file}", FILE)
+    write_record(folder, shard.record_name, record)
+    assert shard not in plan(folder).missing
+    assert plan(folder).records == (record,)
+
+
 @pytest.mark.parametrize("changes", [{"rows": 2, "row_groups": (2,)}, {"fingerprint": "f" * 16}])
 def test_a_record_of_something_else_is_broken(folder, changes):
     shard = plan(folder).wanted[3]

@@ -475,3 +475,13 @@ def test_importing_it_loads_no_torch() -> None:
     code = f"import sys, tasks.render; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_samples_that_were_set_aside_are_said_where_there_are_any() -> None:
+    report = example()
+    assert "set aside" not in render_markdown(report)
+    report["label_set"]["quarantined"] = 0
+    assert "set aside" not in render_html(report, {})
+    report["label_set"]["quarantined"] = 1234
+    assert "set aside 1,234 samples" in render_markdown(report)
+    assert "1,234 samples" in render_html(report, {})

@@ -122,6 +122,13 @@ def test_a_record_of_nothing_that_counts_is_finite():
     assert merge_fidelity([record, record])["temperatures"]["1"]["retained_mass"]["mean"] == 0.0
 
 
+def test_a_shard_without_rows_has_no_say():
+    logit_PC = torch.tensor([[0.0, 1.0, 2.0]])
+    record = _record([_measured(logit_PC, torch.tensor([True]))])
+    assert merge_fidelity([{}, record, {}]) == merge_fidelity([record])
+    assert merge_fidelity([{}, {}]) == {}
+
+
 class TestDraws:
     def test_the_weights_of_draws_are_the_softmax_on_average(self):
         logit_PC = (3 * torch.randn(1, 20, dtype=torch.float64)).repeat(20_000, 1)
