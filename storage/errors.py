@@ -25,6 +25,10 @@ class DataError(SoftlabelError, ValueError):
     """The user's data are not what the recipe says."""
 
 
+class BadSampleError(DataError):
+    """One sample cannot be made of what is there; the message is the reason alone."""
+
+
 class ModelError(SoftlabelError, ValueError):
     """A teacher or a student does not load, or does not fit the data."""
 

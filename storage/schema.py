@@ -22,6 +22,8 @@ from storage.spec import LabelSetSpec
 SAMPLE_ID: Final = "sample_id"
 LABEL: Final = "label"
 MASK: Final = "mask"
+BAD: Final = "bad"
+"""Of samples in memory, why one could not be made; "" where nothing is wrong."""
 INDEX: Final = entries.INDEX
 LOGIT: Final = entries.LOGIT
 COUNT: Final = entries.COUNT
