@@ -49,7 +49,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.errors import RecipeError
-from storage.options import Keep, Task
+from storage.options import ATTENTION_MASK, Keep, Task
 from storage.positions import Positions, positions_of, renormalised
 from storage.rows import Array, Ragged, Rows
 from storage.schema import NO_LABEL, input_column
@@ -57,13 +57,12 @@ from storage.spec import LabelSetSpec
 
 NO_MASS: Final = -1e9
 """The log-probability of an entry that is masked: axolotl's own padding."""
-_ATTENTION: Final = "attention_mask"
 
 
 def axolotl_inputs(spec: LabelSetSpec) -> list[str]:
     """The columns of inputs that the export needs."""
     names = [spec.inputs[0].name]
-    names += [entry.name for entry in spec.inputs[1:] if entry.name == _ATTENTION]
+    names += [entry.name for entry in spec.inputs[1:] if entry.name == ATTENTION_MASK]
     return [input_column(name) for name in names]
 
 
@@ -104,7 +103,7 @@ def axolotl_table(rows: Rows, spec: LabelSetSpec, split: str, at: float) -> pa.T
     positions = positions_of(rows, spec, at)
     tokens = rows[input_column(spec.inputs[0].name)]
     assert isinstance(tokens, Ragged)
-    attention = rows.get(input_column(_ATTENTION))
+    attention = rows.get(input_column(ATTENTION_MASK))
     attending_N: Array = np.ones(len(tokens.values_NW), np.int8)
     if isinstance(attention, Ragged):
         attending_N = attention.values_NW

@@ -23,8 +23,8 @@ from storage.identity import canonical_json, fingerprint
 from storage.options import SPLIT_NAME_PATTERN, DataOptions, Task
 from storage.records import parse, read_record, write_record
 from storage.rows import Column, Ragged, Rows, num_rows, take, values_of
-from storage.samples import prepare
-from storage.schema import LABEL, SAMPLE_ID
+from storage.samples import as_ragged, prepare
+from storage.schema import LABEL, MASK, SAMPLE_ID
 from storage.spec import CorpusForm, InputSpec, StoredModel
 from storage.writer import ranges
 
@@ -85,6 +85,7 @@ class Corpus:
         splits = {name: prepare(columns, options, name) for name, columns in parts.items()}
         if not options.splits.file:
             splits = _divide(splits[""], parts[""], options)
+        splits = _of_one_form(splits)
         _require_unique_ids(splits)
         for name, rows in splits.items():
             if num_rows(rows) == 0:
@@ -158,9 +159,9 @@ def digest_of_rows(rows: Rows) -> str:
 
 
 def positions_of(rows: Rows) -> NDArray[np.int64]:
-    """Positions of each sample."""
-    ragged = next((column for column in rows.values() if isinstance(column, Ragged)), None)
-    return ragged.lengths_B if ragged else np.ones(num_rows(rows), np.int64)
+    """Positions of each sample: those of its block, or one."""
+    mask = rows.get(MASK)
+    return mask.lengths_B if isinstance(mask, Ragged) else np.ones(num_rows(rows), np.int64)
 
 
 def _sources(options: DataOptions, folder: Path) -> dict[str, str]:
@@ -219,6 +220,22 @@ def _require_unique_ids(splits: Mapping[str, Rows]) -> None:
         f"data.id: {len(twice)} ids are there more than once, such as {twice[0]!r}; ids must be "
         "unique over all splits"
     )
+
+
+def _of_one_form(splits: Mapping[str, dict[str, Column]]) -> dict[str, dict[str, Column]]:
+    """Where the lengths of an input vary in one split, it is a `Ragged` in all of them."""
+    varying = {
+        name
+        for rows in splits.values()
+        for name, column in rows.items()
+        if isinstance(column, Ragged)
+    }
+    return {
+        split: {
+            name: as_ragged(column) if name in varying else column for name, column in rows.items()
+        }
+        for split, rows in splits.items()
+    }
 
 
 def _said(specs: tuple[InputSpec, ...]) -> str:

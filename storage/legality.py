@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from storage import schema
 from storage.options import Keep, Selection
-from storage.rows import Array, Column, Ragged, values_of
+from storage.rows import Array, Column, Ragged, lengths_of, values_of
 from storage.spec import LabelSetSpec
 
 MOST_CLASSES: Final = 1 << 24
@@ -57,13 +57,15 @@ def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection
 
 
 def _illegal_lengths(rows: Mapping[str, Column]) -> str | None:
-    """Blocks that do not hold a value for each position of the entries."""
+    """Blocks without a value for each position of the entries, or inputs of several lengths."""
     index = rows[schema.INDEX]
-    if not isinstance(index, Ragged):
+    expected_B = index.lengths_B if isinstance(index, Ragged) else lengths_of(rows)
+    if expected_B is None:
         return None
+    than = schema.INDEX if isinstance(index, Ragged) else "the input before it"
     for name, column in rows.items():
-        if isinstance(column, Ragged) and not np.array_equal(column.lengths_B, index.lengths_B):
-            return f"other numbers of positions in {name} than in {schema.INDEX}"
+        if isinstance(column, Ragged) and not np.array_equal(column.lengths_B, expected_B):
+            return f"other numbers of positions in {name} than in {than}"
     return None
 
 

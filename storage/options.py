@@ -35,6 +35,9 @@ TRAIN: Final = "train"
 VALIDATION: Final = "validation"
 """The split that is looked at during training, where there is one."""
 
+ATTENTION_MASK: Final = "attention_mask"
+"""The input that is 1 where a sample is, so that padding, which is 0 everywhere, can be told."""
+
 
 class SplitOptions(Options):
     """How samples are divided. Exactly one of `column`, `fractions` and `file`."""
@@ -74,6 +77,9 @@ class DataOptions(Options):
     """The shape of one sample of an input whose file can only keep a flat list."""
     label: ColumnName | None = None
     """The column of the hard label: a class id, or a name out of `classes`."""
+    attention_mask: bool = False
+    """The lists of `inputs` vary in length, and models get one input more: ones for each sample,
+    so that the zeros which pad a batch can be told."""
     mask: ColumnName | None = None
     """For token blocks: the column that says which positions count."""
     id: ColumnName | None = None
@@ -97,6 +103,8 @@ class DataOptions(Options):
             raise ValueError("source names no file")
         if len(set(self.inputs)) != len(self.inputs):
             raise ValueError("inputs holds a column twice")
+        if self.attention_mask and ATTENTION_MASK in self.inputs:
+            raise ValueError("attention_mask: true adds an input that inputs already names")
         if isinstance(self.classes, tuple) and len(set(self.classes)) != len(self.classes):
             raise ValueError("classes holds a name twice")
         if self.padded and self.classes is None:
@@ -120,7 +128,10 @@ class DataOptions(Options):
 
     def identity(self) -> Json:
         """The name and the preprocessing; neither the content nor where it lies."""
-        return self.model_dump(mode="json", exclude={"source", "version"})
+        left_out = {"source", "version"}
+        if not self.attention_mask:  # came later: what was made without it keeps its name
+            left_out.add("attention_mask")
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class Keep(StrEnum):

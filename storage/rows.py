@@ -1,7 +1,9 @@
 """Rows of a label set in memory: numpy columns, never Python rows.
 
-A column is an array whose first axis runs over the samples, or, in blocks of tokens, a `Ragged`:
-the values of all positions one after the other and the number of positions of each sample.
+A column is an array whose first axis runs over the samples, or a `Ragged` where their lengths
+vary: the values of all samples one after the other, and the length of each. Rows with the column
+`mask` are blocks: their label columns have a value for each token. All other rows are one position
+each, however long their inputs are.
 
 Shape letters: B samples, N positions of all samples, W values of a position.
 """
@@ -10,12 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+INPUT: Final = "input."
+"""What the name of a column of inputs begins with."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,14 @@ def values_of(column: Column) -> Array:
 def num_rows(rows: Rows) -> int:
     """How many samples there are."""
     return len(next(iter(rows.values())))
+
+
+def lengths_of(rows: Rows) -> NDArray[np.int64] | None:
+    """The length of each sample's inputs, which all have the same; None where no input varies."""
+    for name, column in rows.items():
+        if name.startswith(INPUT) and isinstance(column, Ragged):
+            return column.lengths_B
+    return None
 
 
 def take(rows: Rows, chosen: NDArray[np.int64]) -> dict[str, Column]:

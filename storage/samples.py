@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from storage import sources
 from storage.errors import DataError
-from storage.options import DataOptions, Task
-from storage.rows import Array, Column, Ragged, Rows, values_of
+from storage.options import ATTENTION_MASK, DataOptions, Task
+from storage.rows import Array, Column, Ragged, Rows, lengths_of, values_of
 from storage.schema import LABEL, MASK, NO_LABEL, SAMPLE_ID, input_column
 
 FEATURES = "features"
@@ -80,36 +80,66 @@ def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) ->
         _require_finite(name, column, np.asarray(ids))
     if options.task.has_many_positions:
         blocks = {name: _as_blocks(name, column) for name, column in chosen.items()}
-        for name, block in blocks.items():
-            _require_same_lengths(name, block, blocks[options.inputs[0]])
+        _require_same_lengths(blocks)
         _require_tokens(blocks[options.inputs[0]], np.asarray(ids))
-        return {input_column(name): block for name, block in blocks.items()}
+        return _named_inputs(blocks, options)
     plain = [column for column in chosen.values() if _is_plain(column)]
     if len(plain) == len(chosen) and (len(chosen) > 1 or not options.shapes):
         stacked = np.stack([np.asarray(column, np.float32) for column in plain], axis=1)
-        return {input_column(FEATURES): stacked}
-    return {input_column(name): _shaped(name, column, options) for name, column in chosen.items()}
+        return _named_inputs({FEATURES: stacked}, options)
+    shaped = {name: _shaped(name, column, options) for name, column in chosen.items()}
+    _require_same_lengths(shaped)
+    for column in shaped.values():
+        if isinstance(column, Ragged):
+            _require_tokens(column, np.asarray(ids))
+    return _named_inputs(shaped, options)
+
+
+def _named_inputs(chosen: Mapping[str, Column], options: DataOptions) -> dict[str, Column]:
+    """Inputs by their columns' names, and the one that tells padding where it is asked for."""
+    named = {input_column(name): column for name, column in chosen.items()}
+    if options.attention_mask:
+        lengths_B = lengths_of(named)
+        if lengths_B is None:
+            raise DataError(
+                "data.attention_mask: no input of data.inputs holds lists of varying length, so "
+                "there is no padding to tell; leave it out"
+            )
+        ones_N = np.ones(int(lengths_B.sum()), np.int64)
+        named[input_column(ATTENTION_MASK)] = Ragged(ones_N, lengths_B)
+    return named
 
 
 def _is_plain(column: Column) -> bool:
     return isinstance(column, np.ndarray) and column.ndim == 1
 
 
-def _as_blocks(name: str, column: Column) -> Ragged:
-    if isinstance(column, Ragged) and column.values_NW.ndim == 1:
+def as_ragged(column: Column) -> Ragged:
+    """Lists of one length, [B, L], as lists whose length could vary."""
+    if isinstance(column, Ragged):
         return column
-    if isinstance(column, Ragged) or column.ndim != 2:
-        raise DataError(f"data: the column {name!r} must hold one list of numbers a sample")
     return Ragged(column.reshape(-1), np.full(len(column), column.shape[1], np.int64))
 
 
-def _shaped(name: str, column: Column, options: DataOptions) -> Array:
-    if isinstance(column, Ragged):
-        raise DataError(
-            f"data.inputs: the samples of {name!r} have {column.lengths_B.min()} to "
-            f"{column.lengths_B.max()} values, expected one length for all"
-        )
+def _as_blocks(name: str, column: Column) -> Ragged:
+    if values_of(column).ndim != (1 if isinstance(column, Ragged) else 2):
+        raise DataError(f"data: the column {name!r} must hold one list of numbers a sample")
+    return as_ragged(column)
+
+
+def _shaped(name: str, column: Column, options: DataOptions) -> Column:
     shape = options.shapes.get(name)
+    if isinstance(column, Ragged) and shape is not None:
+        raise DataError(
+            f"data.shapes: the samples of {name!r} have {column.lengths_B.min()} to "
+            f"{column.lengths_B.max()} values, so they cannot all become {shape}"
+        )
+    listed = isinstance(column, np.ndarray) and column.ndim == 2 and shape is None
+    if isinstance(column, Ragged) or (listed and options.attention_mask):
+        column = _as_blocks(name, column)
+        values_N = column.values_NW
+        values_N = values_N.astype(np.float32) if values_N.dtype.kind == "f" else values_N
+        return Ragged(values_N, column.lengths_B)
     if shape is not None:
         if int(np.prod(column.shape[1:])) != int(np.prod(shape)):
             raise DataError(
@@ -198,7 +228,7 @@ def _token_labels(
     if options.label is None:
         return {MASK: mask}
     label = _as_blocks(options.label, columns[options.label])
-    _require_same_lengths(options.label, label, tokens)
+    _require_same_lengths({options.inputs[0]: tokens, options.label: label})
     values = _whole(label.values_NW, options.label).copy()
     values[~mask.values_NW] = NO_LABEL
     return {LABEL: Ragged(values, label.lengths_B), MASK: mask}
@@ -208,13 +238,16 @@ def _token_mask(columns: Mapping[str, Column], tokens: Ragged, options: DataOpti
     if options.mask is None:
         return Ragged(np.ones(len(tokens.values_NW), np.bool_), tokens.lengths_B)
     mask = _as_blocks(options.mask, columns[options.mask])
-    _require_same_lengths(options.mask, mask, tokens)
+    _require_same_lengths({options.inputs[0]: tokens, options.mask: mask})
     return Ragged(mask.values_NW.astype(np.bool_), mask.lengths_B)
 
 
-def _require_same_lengths(name: str, column: Ragged, tokens: Ragged) -> None:
-    if not np.array_equal(column.lengths_B, tokens.lengths_B):
-        raise DataError(f"data: the lists of {name!r} are not as long as those of the inputs")
+def _require_same_lengths(columns: Mapping[str, Column]) -> None:
+    """All lists of a sample are as long as that of the first column which has any."""
+    lengths = [(n, c.lengths_B) for n, c in columns.items() if isinstance(c, Ragged)]
+    for name, lengths_B in lengths[1:]:
+        if not np.array_equal(lengths_B, lengths[0][1]):
+            raise DataError(f"data: the lists of {name!r} are not as long as those of the inputs")
 
 
 def _require_labels_in_range(rows: Rows, options: DataOptions) -> None:

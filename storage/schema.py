@@ -17,6 +17,7 @@ import pyarrow as pa
 from storage import entries
 from storage.identity import canonical_json
 from storage.options import Layout
+from storage.rows import INPUT
 from storage.spec import LabelSetSpec
 
 SAMPLE_ID: Final = "sample_id"
@@ -43,7 +44,7 @@ NO_LABEL: Final = -100
 
 def input_column(name: str) -> str:
     """The column that holds the input `name`."""
-    return f"input.{name}"
+    return f"{INPUT}{name}"
 
 
 def columns(spec: LabelSetSpec, split: str) -> list[str]:

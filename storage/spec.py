@@ -26,7 +26,7 @@ class InputSpec(StoredModel):
     Attributes:
         name: the column it came from.
         dtype: its numpy type on disk.
-        shape: of one sample; None for a block of tokens, whose length varies.
+        shape: of one sample; None for a list whose length varies, such as a text's tokens.
     """
 
     name: str

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from storage import layout, schema
 from storage.codec import round_trip
-from storage.corpus import Corpus
+from storage.corpus import Corpus, positions_of
 from storage.entries import level_scale
 from storage.errors import DataError, ModelError
 from storage.files import Folder
@@ -220,5 +220,5 @@ def _require_padding(logit_PC: torch.Tensor, mask_P: torch.Tensor, num_classes: 
 
 def _column(parts: Sequence[Any], rows: Rows) -> Column:
     values: Array = torch.cat(list(parts)).cpu().numpy()
-    ragged = next((entry for entry in rows.values() if isinstance(entry, Ragged)), None)
-    return values if ragged is None else Ragged(values, ragged.lengths_B)
+    blocks = schema.MASK in rows
+    return Ragged(values, positions_of(rows)) if blocks else values

@@ -16,12 +16,22 @@ import torch
 from torch import Tensor
 
 from storage import schema
-from storage.corpus import Corpus, digest_of_rows
+from storage.corpus import Corpus, digest_of_rows, positions_of
 from storage.errors import StoreError
 from storage.options import Keep
 from storage.order import Order, Window
 from storage.reader import LabelSet
-from storage.rows import Array, Column, Ragged, Rows, concatenate, num_rows, take
+from storage.rows import (
+    INPUT,
+    Array,
+    Column,
+    Ragged,
+    Rows,
+    concatenate,
+    lengths_of,
+    num_rows,
+    take,
+)
 from tasks.nn.batch import Batch
 
 _ROWS_OF_MEMORY_GROUP = 1024
@@ -181,15 +191,28 @@ class Stream:
         return take(joined, window.rows)
 
 
-def collate(rows: Rows, temperatures: Sequence[float], drawn_at: float | None = None) -> Batch:
-    """Rows as tensors; blocks of tokens are padded to the longest, and padding does not count.
+def collate(
+    rows: Rows,
+    temperatures: Sequence[float],
+    drawn_at: float | None = None,
+    padded_length: int | None = None,
+) -> Batch:
+    """Rows as tensors; inputs are padded with zeros, and positions of padding do not count.
 
     Args:
         rows: of a label set, or of a corpus.
         temperatures: those of the rest.
         drawn_at: of a sampled set, the temperature at which it was drawn.
+        padded_length: L of the batch where lengths vary, at least that of the longest sample; by
+            default just that.
     """
-    length = _block_length(rows)
+    lengths_B = lengths_of(rows)
+    input_length = None if lengths_B is None else int(lengths_B.max(initial=0))
+    if input_length is not None and padded_length is not None:
+        if padded_length < input_length:
+            raise ValueError(f"samples of {input_length} values do not fit into {padded_length}")
+        input_length = padded_length
+    length = input_length if schema.MASK in rows else None
     count = num_rows(rows) * (length or 1)
     kept = schema.INDEX in rows
     mask = _positions(rows[schema.MASK], length, fill=False) if schema.MASK in rows else None
@@ -201,7 +224,7 @@ def collate(rows: Rows, temperatures: Sequence[float], drawn_at: float | None = 
     )
     return Batch(
         inputs=tuple(
-            _input(column, length) for name, column in rows.items() if name.startswith("input.")
+            _input(column, input_length) for name, column in rows.items() if name.startswith(INPUT)
         ),
         index_PK=_positions(rows[schema.INDEX], length, 0)
         if kept
@@ -219,16 +242,10 @@ def collate(rows: Rows, temperatures: Sequence[float], drawn_at: float | None = 
     )
 
 
-def _block_length(rows: Rows) -> int | None:
-    ragged = [column for column in rows.values() if isinstance(column, Ragged)]
-    return int(ragged[0].lengths_B.max(initial=0)) if ragged else None
-
-
 def _real(rows: Rows, length: int | None) -> Tensor:
     if length is None:
         return torch.ones(num_rows(rows), dtype=torch.bool)
-    ragged = next(column for column in rows.values() if isinstance(column, Ragged))
-    return _tensor(np.arange(length) < ragged.lengths_B[:, None]).reshape(-1)
+    return _tensor(np.arange(length) < positions_of(rows)[:, None]).reshape(-1)
 
 
 def _positions(column: Column, length: int | None, fill: float | bool) -> Tensor:

@@ -1,6 +1,7 @@
 """The built-in small models, and the ones that people bring.
 
 A model gets its inputs by position and returns logits [B, C], or [B, L, C] for blocks of tokens.
+Inputs whose length varies are padded with zeros.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ModelError, one_line
+from storage.options import ATTENTION_MASK
 from storage.spec import InputSpec
 from storage.targets import load_target
 from tasks.model_options import CnnOptions, MlpOptions, ModelOptions, TargetOptions
@@ -120,7 +122,7 @@ def count_classes(model: nn.Module, inputs: Sequence[InputSpec], where: str) -> 
         ModelError: it does not run on such inputs, or gives no logits [B, C] or [B, L, C].
     """
     zeros = probe_inputs(inputs)
-    many = inputs[0].shape is None
+    varies = any(entry.shape is None for entry in inputs)
     try:
         with torch.no_grad():
             was_training = model.training
@@ -134,11 +136,11 @@ def count_classes(model: nn.Module, inputs: Sequence[InputSpec], where: str) -> 
             f"{where}: the model does not run on inputs {shapes}: {type(error).__name__}: "
             f"{one_line(error)}"
         ) from error
-    expected = (2, _PROBE_LENGTH) if many else (2,)
-    if not isinstance(logits, Tensor) or tuple(logits.shape[:-1]) != expected:
+    expected = {(2,): "[B, C]"} | ({(2, _PROBE_LENGTH): "[B, L, C]"} if varies else {})
+    if not isinstance(logits, Tensor) or tuple(logits.shape[:-1]) not in expected:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        letters = "[B, L, C]" if many else "[B, C]"
-        raise ModelError(f"{where}: expected logits {letters} for {expected}, got {got}")
+        said = " or ".join(f"{letters} for {shape}" for shape, letters in expected.items())
+        raise ModelError(f"{where}: expected logits {said}, got {got}")
     return int(logits.shape[-1])
 
 
@@ -165,11 +167,17 @@ def require_classes(
     )
 
 
-def probe_inputs(inputs: Sequence[InputSpec], batch: int = 2) -> tuple[Tensor, ...]:
-    """Zeros as a model would get them, for a batch of `batch` samples."""
+def probe_inputs(
+    inputs: Sequence[InputSpec], batch: int = 2, length: int = _PROBE_LENGTH
+) -> tuple[Tensor, ...]:
+    """Zeros as a model would get them, for a batch of `batch` samples; ones as attention mask.
+
+    Where lengths vary, samples have `length` values and no padding.
+    """
     return tuple(
-        torch.zeros(
-            (batch, *(entry.shape if entry.shape is not None else (_PROBE_LENGTH,))),
+        torch.full(
+            (batch, *(entry.shape if entry.shape is not None else (length,))),
+            int(entry.name == ATTENTION_MASK),
             dtype=torch.float32 if entry.dtype.startswith("float") else torch.int64,
         )
         for entry in inputs

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from storage.errors import NotFiniteError
+from storage.errors import ModelError, NotFiniteError
 from tasks.nn.batch import Batch, by_position
 from tasks.nn.losses import distillation_loss
 from tasks.options import LossOptions, TrainingOptions
@@ -55,6 +55,7 @@ class Trainer:
         """Learn from one batch.
 
         Raises:
+            ModelError: the model gives logits for other positions than have labels.
             NotFiniteError: the loss or its gradient is NaN or infinite; the weights are then as
                 before.
         """
@@ -63,7 +64,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        parts = distillation_loss(by_position(self.model(*batch.inputs)), batch, self.loss)
+        logit_PC = by_position(self.model(*batch.inputs))
+        if len(logit_PC) != len(batch.label_P):
+            raise ModelError(
+                f"the model gives logits for {len(logit_PC)} positions of {batch.num_samples} "
+                f"samples, the labels have {len(batch.label_P)}: [B, C] is one a sample, [B, L, C] "
+                "one a token"
+            )
+        parts = distillation_loss(logit_PC, batch, self.loss)
         self._require_finite("loss", parts.total, batch)
         self.optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,14 @@ def tagged_blocks() -> dict[str, Any]:
         [place > 0 or len(block) == 1 for place in range(len(block))] for block in tokens
     ]
     return columns
+
+
+def texts() -> dict[str, Any]:
+    """Texts of 1 to 9 tokens: those of class c are c or c + 3."""
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 3
+    tokens = [(c + 3 * rng.integers(0, 2, rng.integers(1, 10))).tolist() for c in label]
+    return {"tokens": tokens, "label": label, "split": ["train"] * 40 + ["test"] * 20}
 
 
 def broken_data() -> dict[str, Any]:

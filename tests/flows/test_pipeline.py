@@ -343,6 +343,35 @@ def test_models_of_tokens_run_from_end_to_end(workspace, task):
     assert not list(verify(Folder.open(workspace.store)))
 
 
+def test_texts_of_varying_length_are_classified(workspace):
+    model = {"kind": "torch", "target": "tests.tasks.toy:TextModel"}
+    training = {"epochs": 8, "batch_size": 8, "learning_rate": 0.1}
+    data = {
+        "name": "texts",
+        "source": "tests.flows.targets:texts",
+        "inputs": "tokens",
+        "attention_mask": True,
+        "label": "label",
+        "classes": 3,
+        "splits": {"column": "split"},
+    }
+    recipe = blobs_recipe(
+        data=data,
+        teacher={"kind": "fit", "model": model, "training": training},
+        students={"small": {"model": model, "training": training}},
+    )
+    recipe["evaluation"]["speed"] = True
+    workspace.write_recipe(recipe)
+    stages = workspace.run()
+    assert set(statuses(stages).values()) == {"completed"}
+    assert stages["label"]["positions"] == 60
+    figures = report_of(stages["evaluate"])["models"]["small"]["splits"]["test"]
+    assert figures["samples"] == figures["positions"] == 20
+    assert figures["accuracy"]["value"] > 0.9
+    assert figures["agreement"]["value"] > 0.9
+    assert not list(verify(Folder.open(workspace.store)))
+
+
 # What fails
 
 

@@ -119,10 +119,57 @@ class TestInputs:
         with refused(DataError, "data.inputs", "'name'", "expected numbers", "package.module:name"):
             load(frame(), inputs="name")
 
-    def test_lists_of_varying_length_are_refused(self, load):
-        data = frame(3).with_columns(uneven=pl.Series([[1], [1, 2], [1, 2, 3]]))
-        with refused(DataError, "'uneven'", "1 to 3 values"):
-            load(data, inputs="uneven")
+    def uneven(self) -> pl.DataFrame:
+        return frame(3).with_columns(
+            uneven=pl.Series([[1], [1, 2], [1, 2, 3]]),
+            scores=pl.Series([[0.5], [1.5, 2.5], [0.0, 1.0, 2.0]]),
+        )
+
+    def test_lists_of_varying_length_stay_lists(self, load):
+        corpus = load(self.uneven(), inputs=["uneven", "scores"])
+        rows = corpus.splits["train"]
+        assert lists_of(rows["input.uneven"]) == [[1], [1, 2], [1, 2, 3]]
+        assert rows["input.scores"].values_NW.dtype == np.float32
+        assert [entry.shape for entry in corpus.form.inputs] == [None, None]
+        assert rows["label"].tolist() == [0, 1, 2]
+        assert [shard.positions for shard in corpus.index(2).shards["train"]] == [2, 1]
+
+    def test_padding_can_be_told_by_an_input_of_ones(self, load):
+        corpus = load(self.uneven(), inputs="uneven", attention_mask=True)
+        assert [(entry.name, entry.dtype, entry.shape) for entry in corpus.form.inputs] == [
+            ("uneven", "int64", None), ("attention_mask", "int64", None),
+        ]  # fmt: skip
+        rows = corpus.splits["train"]
+        assert lists_of(rows["input.attention_mask"]) == [[1], [1, 1], [1, 1, 1]]
+
+    def test_where_padding_is_told_lists_of_one_length_vary_too(self, load):
+        corpus = load(frame(), inputs="vector", attention_mask=True)
+        assert [entry.shape for entry in corpus.form.inputs] == [None, None]
+
+    def test_without_lists_there_is_no_padding_to_tell(self, load):
+        with refused(DataError, "data.attention_mask", "leave it out"):
+            load(frame(), inputs=["x", "y"], attention_mask=True)
+
+    def test_lists_of_varying_length_cannot_have_one_shape(self, load):
+        with refused(DataError, "data.shapes", "'uneven'", "1 to 3 values", "(2,)"):
+            load(self.uneven(), inputs="uneven", shapes={"uneven": [2]})
+
+    def test_lists_of_several_inputs_have_the_same_lengths(self, load):
+        data = self.uneven().with_columns(other=pl.Series([[1], [1], [1, 2]]))
+        with refused(DataError, "'other'", "not as long"):
+            load(data, inputs=["uneven", "other"])
+
+    def test_texts_without_tokens_name_the_samples(self, load):
+        data = frame(3).with_columns(text=pl.Series([[1], [], [1, 2]]))
+        with refused(DataError, "1 samples have no tokens", "s1;"):
+            load(data, inputs="text")
+
+    def test_what_varies_in_one_split_varies_in_all(self, load):
+        lists = [[1, 2], [3, 4], [5], [6, 7]]
+        data = frame(4).with_columns(text=pl.Series(lists))
+        corpus = load(data, inputs="text")
+        assert corpus.form.inputs[0].shape is None
+        assert lists_of(corpus.splits["test"]["input.text"]) == [[6, 7]]
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
     def test_numbers_that_are_not_finite_name_the_samples(self, load, bad):

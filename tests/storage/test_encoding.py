@@ -47,11 +47,13 @@ def specs(draw: st.DrawFn) -> LabelSetSpec:
     num_classes = draw(st.sampled_from(NUM_CLASSES))
     task = draw(st.sampled_from([Task.CLASSIFICATION, Task.TAGGING]))
     tokens = InputSpec(name="tokens", dtype=draw(st.sampled_from(["int32", "int64"])), shape=None)
+    texts = [tokens, InputSpec(name="attention_mask", dtype="int64", shape=None)]
+    one = draw(st.sampled_from([INPUTS, texts, [INPUTS[0], *texts]]))
     return LabelSetSpec(
         task=task,
         num_classes=num_classes,
         teacher_classes=num_classes,
-        inputs=(tokens,) if task.has_many_positions else tuple(INPUTS),
+        inputs=(tokens,) if task.has_many_positions else tuple(one),
         has_label=draw(st.booleans()),
         selections={"train": draw(selections(num_classes))},
         temperatures=(2.0, 1.0, 4.0, 0.5)[: draw(st.integers(1, 4))],
@@ -73,9 +75,12 @@ def random_rows(spec: LabelSetSpec, count: int, seed: int) -> dict[str, Column]:
         labels |= {"input.tokens": rng.integers(0, 9, positions).astype(spec.inputs[0].dtype)}
         labels = {name: Ragged(values, lengths) for name, values in labels.items()}
     else:
-        for entry in INPUTS:
-            values = rng.integers(0, 9, (positions, *entry.shape)).astype(entry.dtype)
-            labels[f"input.{entry.name}"] = values
+        lengths = rng.integers(0, 5, count)
+        for entry in spec.inputs:
+            shape = (lengths.sum(),) if entry.shape is None else (positions, *entry.shape)
+            values = rng.integers(0, 9, shape).astype(entry.dtype)
+            ragged = entry.shape is None
+            labels[f"input.{entry.name}"] = Ragged(values, lengths) if ragged else values
     rows = {"sample_id": np.array([f"é{n}" for n in range(count)], object), **labels}
     return {name: rows[name] for name in columns(spec, "train")}
 

@@ -76,6 +76,14 @@ class TestIllegal:
     def test_anything_else_is_named(self, changes, problem):
         assert problem in illegal(self.rows(**changes), toy_spec(), TOP_3)
 
+    def test_inputs_of_several_lengths_are_named(self):
+        lengths = np.array([1, 2, 3])
+        texts = {"input.a": Ragged(np.arange(6), lengths), "input.b": Ragged(np.arange(6), lengths)}
+        assert illegal({**self.rows(), **texts}, toy_spec(), TOP_3) is None
+        texts["input.b"] = Ragged(np.arange(6), lengths[::-1])
+        problem = illegal({**self.rows(), **texts}, toy_spec(), TOP_3)
+        assert problem == "other numbers of positions in input.b than in the input before it"
+
     def test_a_position_without_a_label_is_legal(self):
         assert illegal(self.rows(label=(1, -100)), toy_spec(), TOP_3) is None
 

@@ -10,7 +10,7 @@ from torch import nn
 from storage.errors import ModelError
 from tasks import export
 from tasks.export import onnx_bytes
-from tests.tasks.toy import VECTOR
+from tests.tasks.toy import ATTENTION, TOKENS, VECTOR, TextModel
 
 
 class Branching(nn.Module):
@@ -41,6 +41,25 @@ def test_any_length_too(token_model, token_onnx, batch, length):
     with torch.no_grad():
         expected = token_model(tokens).numpy()
     np.testing.assert_allclose(run(token_onnx, tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 9)])
+def test_padding_of_texts_changes_nothing(batch, length):
+    torch.manual_seed(0)
+    model = TextModel().eval()
+    content = onnx_bytes(model, (TOKENS, ATTENTION), "toy")
+    tokens = torch.randint(0, 7, (batch, length))
+    attention_mask = torch.ones(batch, length, dtype=torch.int64)
+    with torch.no_grad():
+        expected = model(tokens, attention_mask).numpy()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for more in (0, 3):
+        feeds = {
+            "tokens": np.pad(tokens.numpy(), ((0, 0), (0, more))),
+            "attention_mask": np.pad(attention_mask.numpy(), ((0, 0), (0, more))),
+        }
+        (found,) = session.run(["logits"], feeds)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_inputs_and_output_have_their_names(mlp_onnx, token_onnx):

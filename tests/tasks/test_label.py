@@ -28,6 +28,7 @@ from tests.tasks.toy import (
     label_set,
     numbered_corpus,
     random_table,
+    text_corpus,
 )
 
 OPTIONS = LabelOptions(
@@ -511,3 +512,28 @@ def test_a_teacher_on_cuda_gives_the_labels_of_the_cpu(tmp_path, corpus):
     for name in ("logit", "rest", "label_logit"):
         np.testing.assert_allclose(cpu[name], cuda[name], rtol=2**-10)
     assert torch.cuda.is_available()
+
+
+# Texts: of varying length, one position each
+
+
+def test_a_text_has_one_position_however_long_it_is(store):
+    class FirstToken(TableTeacher):
+        def logits(self, inputs):
+            tokens, attention_mask = inputs
+            assert not tokens[attention_mask == 0].any()
+            return super().logits((tokens[:, :1],))
+
+    texts = [[1, 2, 3], [4], [5, 6, 0, 1], [2, 3], [6]]
+    table = random_table(7, 3)
+    labels = label_set(store, text_corpus(texts), FirstToken(table), OPTIONS)
+    assert labels.manifest.positions == 5
+    rows = next(iter(labels.batches("train")))
+    assert rows["input.attention_mask"].lengths_B.tolist() == [3, 1, 4, 2]
+    (batch, *_) = Stream(LabelSource(labels, "train"), 5, shuffle=False)
+    first = [text[0] for text in texts]
+    assert batch.teacher_best_P.tolist() == table[first].argmax(axis=1).tolist()
+    assert batch.label_P.tolist() == [token % 3 for token in first]
+    assert batch.inputs[0].shape == (5, 4)
+    assert not list(verify(store))
+    labels.close()

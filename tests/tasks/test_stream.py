@@ -19,6 +19,7 @@ from tests.tasks.toy import (
     label_set,
     numbered_corpus,
     random_table,
+    text_corpus,
 )
 
 OPTIONS = LabelOptions(
@@ -197,6 +198,29 @@ def test_blocks_are_padded_and_padding_does_not_count():
     label = batch.label_P.reshape(4, 4)
     assert label[0].tolist() == [1, -100, 0, -100]
     assert label[1].tolist() == [1, -100, -100, -100]
+
+
+def test_texts_are_padded_and_have_one_position_each():
+    rows = text_corpus(BLOCKS).splits["train"]
+    batch = collate(rows, ())
+    tokens, attention_mask = batch.inputs
+    assert tokens.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 0, 1], [2, 3, 0, 0]]
+    assert attention_mask.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch.label_P.tolist() == [1, 1, 2, 2]
+    assert batch.mask_P.tolist() == batch.real_P.tolist() == [True] * 4
+
+
+@pytest.mark.parametrize("corpus", [text_corpus(BLOCKS), block_corpus(BLOCKS, MASK)])
+def test_a_batch_may_be_padded_further(corpus):
+    rows = corpus.splits["train"]
+    short, long = collate(rows, ()), collate(rows, (), padded_length=6)
+    for before, after in zip(short.inputs, long.inputs, strict=True):
+        assert torch.equal(after[:, :4], before)
+        assert after.shape == (4, 6)
+        assert not after[:, 4:].any()
+    assert long.label_P[long.real_P].tolist() == short.label_P[short.real_P].tolist()
+    with pytest.raises(ValueError, match="4 values do not fit into 3"):
+        collate(rows, (), padded_length=3)
 
 
 def test_stored_blocks_come_back_position_by_position(store):

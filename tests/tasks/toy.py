@@ -29,6 +29,7 @@ FINGERPRINT = "00112233445566ff"
 ROW = InputSpec(name="row", dtype="int64", shape=(1,))
 VECTOR = InputSpec(name="x", dtype="float32", shape=(3,))
 TOKENS = InputSpec(name="tokens", dtype="int64", shape=None)
+ATTENTION = InputSpec(name="attention_mask", dtype="int64", shape=None)
 
 
 class TableTeacher:
@@ -68,6 +69,21 @@ class TokenModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.head(self.dropout(self.embedding(tokens)))
+        return logits
+
+
+class TextModel(nn.Module):
+    """The mean of the embeddings of a text's tokens, padding left out, and a linear layer."""
+
+    def __init__(self, vocabulary: int = 7, num_classes: int = 3) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, 8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask[..., None].float()
+        mean = (self.embedding(tokens) * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+        logits: Tensor = self.head(mean)
         return logits
 
 
@@ -149,6 +165,20 @@ def block_corpus(blocks: Sequence[Sequence[int]], mask: Sequence[Sequence[bool]]
         "mask": Ragged(counts, lengths),
     }
     return Corpus(CorpusForm(Task.TAGGING, (TOKENS,), True, ("train",)), {"train": rows})
+
+
+def text_corpus(texts: Sequence[Sequence[int]]) -> Corpus:
+    """Texts of tokens, each of one class: its first token modulo 3."""
+    lengths = np.array([len(text) for text in texts])
+    tokens = np.concatenate([np.asarray(text, np.int64) for text in texts])
+    rows = {
+        "sample_id": np.array([f"text-{place}" for place in range(len(texts))], dtype=object),
+        "input.tokens": Ragged(tokens, lengths),
+        "input.attention_mask": Ragged(np.ones(len(tokens), np.int64), lengths),
+        "label": np.array([text[0] % 3 for text in texts]),
+    }
+    form = CorpusForm(Task.CLASSIFICATION, (TOKENS, ATTENTION), True, ("train",))
+    return Corpus(form, {"train": rows})
 
 
 def random_table(rows: int, num_classes: int = 5, seed: int = 0, scale: float = 3.0) -> np.ndarray:

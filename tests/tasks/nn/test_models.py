@@ -15,7 +15,7 @@ from tasks.nn.models import (
     probe_inputs,
     require_classes,
 )
-from tests.tasks.toy import TOKENS, VECTOR, TokenModel, tuple_model
+from tests.tasks.toy import ATTENTION, TOKENS, VECTOR, TextModel, TokenModel, tuple_model
 
 WHERE = "students.small.model"
 IMAGE = InputSpec(name="image", dtype="uint8", shape=(3, 9, 7))
@@ -63,6 +63,17 @@ def test_a_model_of_ones_own():
 
 def test_a_model_over_blocks_gives_logits_for_each_token():
     assert count_classes(TokenModel(num_classes=9), (TOKENS,), WHERE) == 9
+
+
+def test_a_model_over_texts_gives_logits_for_each():
+    assert count_classes(TextModel(num_classes=9), (TOKENS, ATTENTION), WHERE) == 9
+
+
+def test_texts_are_probed_without_padding():
+    tokens, attention_mask = probe_inputs((TOKENS, ATTENTION), batch=3, length=5)
+    assert not tokens.any()
+    assert attention_mask.all()
+    assert tokens.shape == attention_mask.shape == (3, 5)
 
 
 def test_counting_classes_leaves_the_model_as_it_was():

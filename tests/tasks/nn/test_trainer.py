@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from storage.errors import NotFiniteError
+from storage.errors import ModelError, NotFiniteError
 from tasks.model_options import MlpOptions
 from tasks.nn.models import Mlp
 from tasks.nn.trainer import Trainer, learning_rate
@@ -36,6 +36,16 @@ def batch(seed=0, size=8, classes=3):
 def linear():
     torch.manual_seed(1)
     return nn.Linear(3, 3)
+
+
+def test_logits_for_other_positions_than_have_labels_are_refused():
+    class PerToken(nn.Module):
+        def forward(self, x):
+            return x[:, None].expand(-1, 2, -1)
+
+    trainer = Trainer(nn.Sequential(linear(), PerToken()), HARD, PLAIN, 10, CPU)
+    with pytest.raises(ModelError, match="16 positions of 8 samples, the labels have 8"):
+        trainer.step(batch())
 
 
 def test_a_step_goes_down_the_gradient():
