@@ -1,0 +1,1 @@
+"""From texts, images, sounds and raw files to the numbers that models get."""
