@@ -20,6 +20,7 @@ from torch import nn
 from storage import layout
 from storage.errors import ModelError, NotFiniteError, SoftlabelError, one_line
 from storage.files import Folder
+from storage.options import Task
 from storage.spec import InputSpec
 from tasks.checkpoints import Checkpoints
 from tasks.model_options import ModelOptions
@@ -58,6 +59,7 @@ class FitJob:
         training: how it is trained.
         inputs: what the model gets.
         num_classes: C.
+        task: what is predicted.
         padded: whether the model may have outputs beyond C.
     """
 
@@ -68,6 +70,7 @@ class FitJob:
     training: TrainingOptions
     inputs: Sequence[InputSpec]
     num_classes: int
+    task: Task = Task.CLASSIFICATION
     padded: bool = False
 
 
@@ -96,7 +99,12 @@ def fit(
     training = job.training
     torch.manual_seed(training.seed)
     model = build_model(
-        job.model, job.inputs, job.num_classes, f"{job.where}.model", padded=job.padded
+        job.model,
+        job.inputs,
+        job.num_classes,
+        f"{job.where}.model",
+        task=job.task,
+        padded=job.padded,
     )
     stream = Stream(source, training.batch_size, training.seed, training.window)
     total_steps = training.epochs * stream.batches_per_epoch

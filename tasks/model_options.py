@@ -7,6 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from storage.options import Options
+from tasks.sequence_options import (
+    ByteMlpOptions,
+    ByteTransformerOptions,
+    TokenTransformerOptions,
+)
 
 Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
@@ -40,4 +45,12 @@ class TargetOptions(Options):
     """What the callable is called with, by name."""
 
 
-ModelOptions = Annotated[MlpOptions | CnnOptions | TargetOptions, Field(discriminator="kind")]
+ModelOptions = Annotated[
+    MlpOptions
+    | CnnOptions
+    | TokenTransformerOptions
+    | ByteTransformerOptions
+    | ByteMlpOptions
+    | TargetOptions,
+    Field(discriminator="kind"),
+]

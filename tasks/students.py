@@ -49,6 +49,7 @@ def train_student(
         training=options.training,
         inputs=labels.spec.inputs,
         num_classes=labels.spec.num_classes,
+        task=labels.spec.task,
         padded=labels.spec.padded,
     )
     fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
@@ -86,7 +87,14 @@ def load_student(
         IntegrityError: its weights are damaged.
     """
     where = f"students.{card.name}.model"
-    model = build_model(options.model, spec.inputs, spec.num_classes, where, padded=spec.padded)
+    model = build_model(
+        options.model,
+        spec.inputs,
+        spec.num_classes,
+        where,
+        task=spec.task,
+        padded=spec.padded,
+    )
     load_weights(model, read_file(store, card, layout.WEIGHTS), card.fingerprint)
     return model.eval()
 

@@ -13,7 +13,7 @@ from storage.corpus import Corpus
 from storage.errors import IntegrityError
 from storage.files import Folder
 from storage.identity import digest_of_bytes
-from storage.options import TRAIN, VALIDATION
+from storage.options import TRAIN, VALIDATION, Task
 from storage.sources import read_source
 from storage.spec import InputSpec
 from tasks.checkpoints import clear_checkpoints
@@ -59,6 +59,7 @@ def fit_teacher(
         training=options.training,
         inputs=corpus.form.inputs,
         num_classes=num_classes,
+        task=corpus.form.task,
     )
     fitted = fit(job, MemorySource.of(corpus, TRAIN), validation, folder, device)
     weights = weights_bytes(fitted.model)
@@ -130,7 +131,9 @@ def load_teacher(
     """
     if isinstance(options, FitTeacherOptions):
         weights = read_file(store, card, layout.WEIGHTS)
-        model = build_model(options.model, inputs, card.details["num_classes"], "teacher.model")
+        task = Task(card.intent["data"]["task"])
+        num_classes = card.details["num_classes"]
+        model = build_model(options.model, inputs, num_classes, f"{WHERE}.model", task=task)
         load_weights(model, weights, card.fingerprint)
         return TorchTeacher(model, inputs, device, WHERE)
     url = teacher_source(options, folder)

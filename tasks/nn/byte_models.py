@@ -52,22 +52,26 @@ class BytePatches(nn.Module):
         x_BLW = x_BLW * real_BL[:, :, None]
         if self.patch == 1:
             return self.join(x_BLW), real_BL
-        missing = -ids.shape[1] % self.patch
+        count = (ids.shape[1] + self.patch - 1) // self.patch
+        missing = count * self.patch - ids.shape[1]
         x_BLW = F.pad(x_BLW, (0, 0, 0, missing))
         filled_BL = F.pad(real_BL.to(x_BLW.dtype), (0, missing))
-        real_BN = filled_BL.unflatten(1, (-1, self.patch)).amax(dim=2) > 0
-        return self.join(x_BLW.unflatten(1, (-1, self.patch)).flatten(2)), real_BN
+        real_BN = filled_BL.unflatten(1, (count, self.patch)).amax(dim=2) > 0
+        return self.join(x_BLW.unflatten(1, (count, self.patch)).flatten(2)), real_BN
 
 
 class ByteTransformer(nn.Module):
     """Logits [B, C] of bytes, or [B, L, C] where each byte is a position."""
 
-    def __init__(self, options: ByteTransformerOptions, num_classes: int, form: SequenceForm) -> None:
+    def __init__(
+        self, options: ByteTransformerOptions, num_classes: int, form: SequenceForm
+    ) -> None:
         super().__init__()
         self.pooled = form.pooled
         patch = patch_of(options, many_positions=not form.pooled)
         width = options.width
         self.patches = BytePatches(options.vocabulary, patch, width, width, padded=self.pooled)
+        self.probe_length = 2 * patch + 1
         self.place = learned_places(_num_patches(form.length, patch), width)
         self.body = Transformer(options, causal=form.causal)
         self.head = nn.Linear(width, num_classes)
@@ -89,6 +93,7 @@ class ByteMlp(nn.Module):
         self.patches = BytePatches(
             options.vocabulary, options.patch, options.width, first, padded=True
         )
+        self.probe_length = 2 * options.patch + 1
         self.place = learned_places(_num_patches(form.length, options.patch), first)
         layers: list[nn.Module] = [nn.RMSNorm(first), nn.GELU(), nn.Dropout(options.dropout)]
         for before, after in pairwise(options.hidden):

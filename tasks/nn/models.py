@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ModelError, one_line
-from storage.options import ATTENTION_MASK
+from storage.options import ATTENTION_MASK, Task
 from storage.spec import InputSpec
 from storage.targets import load_target
 from tasks.model_options import CnnOptions, MlpOptions, ModelOptions, TargetOptions
+from tasks.nn.sequence_models import build_sequence_model
 
 _PROBE_LENGTH = 4
 
@@ -70,6 +71,7 @@ def build_model(
     num_classes: int,
     where: str,
     *,
+    task: Task = Task.CLASSIFICATION,
     padded: bool = False,
 ) -> nn.Module:
     """The model that a recipe describes, with its first weights.
@@ -79,6 +81,7 @@ def build_model(
         inputs: what the model will get.
         num_classes: C.
         where: the field of the recipe, for messages.
+        task: what is predicted; it decides what built-in models over sequences give.
         padded: whether a model of the user's may have outputs beyond C.
 
     Raises:
@@ -88,8 +91,10 @@ def build_model(
         model = load_module(options.target, options.arguments, where)
     elif isinstance(options, MlpOptions):
         model = Mlp(_num_features(inputs, where), num_classes, options)
-    else:
+    elif isinstance(options, CnnOptions):
         model = Cnn(_num_channels(inputs, where), num_classes, options)
+    else:
+        model = build_sequence_model(options, inputs, num_classes, task, where)
     require_classes(model, inputs, num_classes, where, padded=padded)
     return model
 
@@ -167,6 +172,14 @@ def require_classes(
     )
 
 
+def probe_length(model: nn.Module) -> int:
+    """The length of blocks to try a model on: its `probe_length`, where it says one.
+
+    A model that joins positions says one, for a length that becomes one position shows little.
+    """
+    return int(getattr(model, "probe_length", _PROBE_LENGTH))
+
+
 def probe_inputs(
     inputs: Sequence[InputSpec], batch: int = 2, length: int = _PROBE_LENGTH
 ) -> tuple[Tensor, ...]:
@@ -196,7 +209,7 @@ def _vectors(entry: Tensor) -> Tensor:
 
 def _num_features(inputs: Sequence[InputSpec], where: str) -> int:
     if any(entry.shape is None for entry in inputs):
-        raise ModelError(f"{where}: an mlp needs inputs of a fixed shape; bring a token model")
+        raise ModelError(f"{where}: an mlp needs inputs of a fixed shape; for blocks say token_transformer")
     return sum(math.prod(entry.shape or (1,)) for entry in inputs)
 
 

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.errors import ModelError
-from storage.options import Task
+from storage.options import ATTENTION_MASK, Task
 from storage.spec import InputSpec
 
-MASK_INPUT = "attention_mask"
-_MASKED = ([], [MASK_INPUT])
+_MASKED = ([], [ATTENTION_MASK])
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,10 @@ class SequenceForm:
         whole = all(not entry.dtype.startswith("float") for entry in inputs)
         alike = all(entry.shape == shape for entry in inputs)
         flat = shape is None or len(shape) == 1
-        if not (whole and alike and flat) or names[0] == MASK_INPUT or names[1:] not in _MASKED:
+        if not (whole and alike and flat) or names[0] == ATTENTION_MASK or names[1:] not in _MASKED:
             raise ModelError(
                 f"{where}: a model over tokens or bytes needs one input of whole numbers, and "
-                f"perhaps {MASK_INPUT!r} of the same length after it; got "
+                f"perhaps {ATTENTION_MASK!r} of the same length after it; got "
                 f"{ {entry.name: (entry.dtype, entry.shape) for entry in inputs} }"
             )
         return cls(task, None if shape is None else shape[0])

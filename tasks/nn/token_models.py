@@ -25,7 +25,9 @@ from tasks.sequence_options import TokenTransformerOptions
 class TokenTransformer(nn.Module):
     """Logits [B, L, C] of tokens, or [B, C] of the mean of their last layer."""
 
-    def __init__(self, options: TokenTransformerOptions, num_classes: int, form: SequenceForm) -> None:
+    def __init__(
+        self, options: TokenTransformerOptions, num_classes: int, form: SequenceForm
+    ) -> None:
         super().__init__()
         self.pooled = form.pooled
         vocabulary = options.vocabulary or num_classes
