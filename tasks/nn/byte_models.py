@@ -52,12 +52,12 @@ class BytePatches(nn.Module):
         x_BLW = x_BLW * real_BL[:, :, None]
         if self.patch == 1:
             return self.join(x_BLW), real_BL
-        count = (ids.shape[1] + self.patch - 1) // self.patch
-        missing = count * self.patch - ids.shape[1]
-        x_BLW = F.pad(x_BLW, (0, 0, 0, missing))
+        batch, length, width = x_BLW.shape
+        count = (length + self.patch - 1) // self.patch
+        missing = count * self.patch - length
+        x_BNW = F.pad(x_BLW, (0, 0, 0, missing)).reshape(batch, count, self.patch * width)
         filled_BL = F.pad(real_BL.to(x_BLW.dtype), (0, missing))
-        real_BN = filled_BL.unflatten(1, (count, self.patch)).amax(dim=2) > 0
-        return self.join(x_BLW.unflatten(1, (count, self.patch)).flatten(2)), real_BN
+        return self.join(x_BNW), filled_BL.reshape(batch, count, self.patch).amax(dim=2) > 0
 
 
 class ByteTransformer(nn.Module):

@@ -209,7 +209,9 @@ def _vectors(entry: Tensor) -> Tensor:
 
 def _num_features(inputs: Sequence[InputSpec], where: str) -> int:
     if any(entry.shape is None for entry in inputs):
-        raise ModelError(f"{where}: an mlp needs inputs of a fixed shape; for blocks say token_transformer")
+        raise ModelError(
+            f"{where}: an mlp needs inputs of a fixed shape; for blocks say token_transformer"
+        )
     return sum(math.prod(entry.shape or (1,)) for entry in inputs)
 
 

@@ -15,7 +15,7 @@ from storage.errors import ModelError
 from storage.options import ATTENTION_MASK, Task
 from storage.spec import InputSpec
 
-_MASKED = ([], [ATTENTION_MASK])
+_MASKED: tuple[list[str], ...] = ([], [ATTENTION_MASK])
 
 
 @dataclass(frozen=True)

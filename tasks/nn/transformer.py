@@ -37,6 +37,7 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(sizes.width)
         size = sizes.width // sizes.heads
         frequency = _ROTARY_BASE ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+        self.frequency: Tensor
         self.register_buffer("frequency", frequency, persistent=False)
         self._initialise(sizes)
 

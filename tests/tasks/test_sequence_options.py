@@ -16,7 +16,9 @@ def test_the_smallest_that_can_be_said():
     assert model.feed_forward_width == 512
 
 
-@pytest.mark.parametrize(("patch", "many", "expected"), [(None, False, 8), (None, True, 1), (4, False, 4)])
+@pytest.mark.parametrize(
+    ("patch", "many", "expected"), [(None, False, 8), (None, True, 1), (4, False, 4)]
+)
 def test_the_patch_of_a_task(patch, many, expected):
     options = ByteTransformerOptions(kind="byte_transformer", patch=patch)
     assert patch_of(options, many_positions=many) == expected

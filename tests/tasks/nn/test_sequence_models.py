@@ -79,7 +79,7 @@ def test_padding_on_the_right_changes_no_real_position(options, task):
             torch.testing.assert_close(found, alone, **CLOSE)
 
 
-@pytest.mark.parametrize(("options", "task"), PER_POSITION + [(tokens(), Task.CLASSIFICATION)])
+@pytest.mark.parametrize(("options", "task"), [*PER_POSITION, (tokens(), Task.CLASSIFICATION)])
 def test_padding_on_the_left_neither(options, task):
     model = built(options, task)
     ids = fits(options, random_ids(2, 9))
