@@ -15,7 +15,7 @@ from typing import Any
 from flows.recipe import LoadedRecipe, Recipe, load_recipe
 from storage import identity, layout
 from storage.cards import Card, find_card
-from storage.corpus import CorpusIndex, corpus_index
+from storage.corpus import Corpus, CorpusIndex, corpus_index
 from storage.errors import (
     IntegrityError,
     MissingProductError,
@@ -45,12 +45,19 @@ class Labels:
         folder: where it lies.
         spec: the form of its rows.
         plan: which shards have to be there, and which are.
+        batch_size: samples that the teacher sees at once; None where that is not found yet.
     """
 
     intent: Intent
     folder: Folder
     spec: LabelSetSpec
     plan: LabelPlan
+    batch_size: int | None
+
+    @property
+    def quarantined(self) -> int:
+        """The samples that the shards which are there leave out."""
+        return sum(record.quarantined for record in self.plan.records)
 
     def finished(self) -> LabelSet | None:
         """The label set, where it is finished in the state that is asked for."""
@@ -120,6 +127,10 @@ class Project:
         self._require_parts(index)
         return index
 
+    def open_corpus(self) -> Corpus:
+        """The user's data, to be read; to be closed."""
+        return Corpus.load(self.recipe.data, self.loaded.folder)
+
     @cached_property
     def num_classes(self) -> int:
         """C of a fitted teacher."""
@@ -183,7 +194,7 @@ class Project:
         )
         folder = self.store / layout.product(layout.LABELS, intent.fingerprint)
         plan = plan_labels(folder, intent.fingerprint, self.index, compact=compact)
-        return Labels(intent, folder, spec, plan)
+        return Labels(intent, folder, spec, plan, _batch_size(recipe.labels.batch_size, folder))
 
     def set_current(self, labels: LabelSet, teacher: Card) -> None:
         """Remember the label set that this recipe asks for, for stages that run alone."""
@@ -284,6 +295,19 @@ class Project:
             "labels": recipe.labels.identity(),
         }
         return identity.fingerprint(asked)
+
+
+def _batch_size(said: int | str, folder: Folder) -> int | None:
+    """What the recipe says, or what was found before the first shard of the label set."""
+    if isinstance(said, int):
+        return said
+    if not folder.exists(layout.SPEC):
+        return None
+    try:
+        found: int | None = read_record(folder, layout.SPEC).get("batch_size")
+    except IntegrityError:
+        return None
+    return found
 
 
 def _require_classes(said: int, given: int, *, padded: bool) -> None:

@@ -50,8 +50,15 @@ class ExecutionOptions(Options):
     """`auto` is CUDA where there is a device, else the CPU."""
     shards_per_task: PositiveInt | None = None
     """Shards of one task run; None chooses so that a flow has a hundred task runs at most."""
+    processes: PositiveInt | None = None
+    """Processes that label; None means one for each device. On CUDA, with several, or with a
+    deadline, the teacher runs in processes of its own."""
+    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    """The longest time for one batch of the teacher: then its process is killed, and the shard is
+    tried again. None sets no limit."""
     retries: NonNegativeInt = 2
-    """How often a task is tried again after a failure of input or output."""
+    """How often a task is tried again after a failure of input or output, and a shard after its
+    process died or hung."""
 
 
 class ScheduleOptions(Options):

@@ -101,6 +101,18 @@ class Corpus:
                 )
         return cls(form, splits)
 
+    @property
+    def samples(self) -> dict[str, int]:
+        """Samples of each split."""
+        return {split: num_rows(rows) for split, rows in self.splits.items()}
+
+    def read(self, split: str, start: int, stop: int) -> dict[str, Column]:
+        """The samples of a split from `start` to `stop`."""
+        return take(self.splits[split], np.arange(start, min(stop, self.samples[split])))
+
+    def close(self) -> None:
+        """Nothing to do."""
+
     def index(self, positions_per_shard: int) -> CorpusIndex:
         """Cut each split into shards and digest them."""
         shards = {

@@ -232,10 +232,9 @@ class LabelOptions(Options):
     """Keep the largest logit, mean and deviation of the logits, and the sum of p squared."""
     evaluation: KeptSetOptions = KeptSetOptions()
     """What is kept of the splits that models are compared on."""
-    batch_size: Annotated[
-        PositiveInt, BeforeValidator(built("a number of samples", planned=("auto",)))
-    ] = 256
-    """Samples that the teacher sees at once."""
+    batch_size: PositiveInt | Literal["auto"] = 256
+    """Samples that the teacher sees at once. `auto` is found before the first shard, and kept in
+    the label set's spec.json."""
     positions_per_shard: PositiveInt = 65536
     positions_per_row_group: PositiveInt = 4096
     max_bytes: PositiveInt | None = None

@@ -42,7 +42,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _HEAD: Final = f'{{\n "{CHECKSUM}": "'.encode()
 _REST: Final = len(_HEAD) + DIGEST_DIGITS
 _DEEPEST: Final = 2
-_QUARANTINE: Final = ("quarantined", "quarantine_file", "quarantine_sha256")
+_RARE: Final = ("quarantined", "quarantine_file", "quarantine_sha256", "halved_batches")
 _ENCODER: Final = json.JSONEncoder(
     sort_keys=True, ensure_ascii=False, allow_nan=False, default=plain
 )
@@ -64,6 +64,7 @@ class ShardRecord(StoredModel):
         quarantined: the samples that were set aside and have no row.
         quarantine_file: where they are listed (see `storage.quarantine`); None without any.
         quarantine_sha256: of that file.
+        halved_batches: how many batches had to be computed in halves, for want of memory.
     """
 
     fingerprint: Fingerprint
@@ -82,14 +83,13 @@ class ShardRecord(StoredModel):
     quarantined: Count = 0
     quarantine_file: Annotated[str, Field(pattern=layout.SHARD_FILE_PATTERN)] | None = None
     quarantine_sha256: Digest | None = None
+    halved_batches: Count = 0
 
     @model_serializer(mode="wrap")
-    def _without_empty_quarantine(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Where nothing was set aside nothing is said of it, as before there were quarantines."""
+    def _without_what_did_not_happen(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where nothing was set aside or halved nothing is said of it."""
         content: dict[str, Any] = dump(self)
-        if not self.quarantined:
-            content = {key: value for key, value in content.items() if key not in _QUARANTINE}
-        return content
+        return {key: value for key, value in content.items() if value or key not in _RARE}
 
     @model_validator(mode="after")
     def _require_quarantine(self) -> Self:

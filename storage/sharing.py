@@ -31,15 +31,14 @@ def share(
 ) -> Generator[Unit, None, None]:
     """The units that this process has to make, one after the other, until all are done.
 
-    Each one is leased while the caller works on it, and free again when the next one is asked for:
-    by then it has to be committed. What others hold comes last: it waits until they are done, or
-    until their leases end, and makes what they left.
+    Each one is leased until the caller releases it, once it is committed; several may be on their
+    way at once. What others hold comes last: it waits until they are done, or until their leases
+    end, and makes what they left.
 
-        with Leases(folder) as leases, closing(share(missing, name, done, leases)) as shards:
-            for shard in shards:
+        with Leases(folder) as leases:
+            for shard in share(missing, name, done, leases):
                 make_and_commit(shard)
-
-    Close it where the loop may be left early: a unit stays leased until then.
+                leases.release(name(shard))
 
     Args:
         units: what has to be made, in the order in which it should be.
@@ -84,15 +83,13 @@ def _once(
         alone = False
         if not leases.claim(name):
             skipped.append(unit)
+        # Somebody else may have finished it after the caller planned.
+        elif done([unit]):
+            leases.release(name)
         else:
-            try:
-                # Somebody else may have finished it after the caller planned.
-                alone = not done([unit])
-                if alone:
-                    yield unit
-                    made = True
-            finally:
-                leases.release(name)
+            alone = True
+            yield unit
+            made = True
         if not alone and queue and time.monotonic() - looked >= _LOOK_AGAIN_SECONDS:
             finished = done(list(queue))
             queue = deque(unit for unit in queue if unit not in finished)

@@ -59,6 +59,16 @@ class ShardPlan:
         return layout.record_file(self.split, self.ordinal, self.fingerprint)
 
 
+@dataclass(frozen=True)
+class EncodedShard:
+    """A shard as it will be written: its bytes, its record, and the samples it leaves out."""
+
+    plan: ShardPlan
+    content: bytes
+    record: ShardRecord
+    bad: tuple[BadSample, ...]
+
+
 def write_shard(
     folder: Folder,
     plan: ShardPlan,
@@ -69,16 +79,34 @@ def write_shard(
 ) -> ShardRecord:
     """Commit a shard to the label set at `folder`; overwriting an equal one changes nothing.
 
+    The other arguments are those of `encode_shard`.
+
+    Raises:
+        StoreError: it cannot be written; then it counts as not made.
+        ValueError: rows and bad samples are not those of the plan together.
+    """
+    return commit_shard(folder, encode_shard(plan, spec, rows, fidelity, bad))
+
+
+def encode_shard(
+    plan: ShardPlan,
+    spec: LabelSetSpec,
+    rows: Rows,
+    fidelity: dict[str, Any],
+    bad: Sequence[BadSample] = (),
+    halved_batches: int = 0,
+) -> EncodedShard:
+    """A shard's bytes and its record.
+
     Args:
-        folder: the label set.
         plan: which shard.
         spec: the form of the set.
         rows: its samples with their labels, but for the bad ones; `{}` where none is left.
         fidelity: of these rows; `{}` where none is left.
         bad: the samples of the plan that are set aside.
+        halved_batches: how many batches were computed in halves, for want of memory.
 
     Raises:
-        StoreError: it cannot be written; then it counts as not made.
         ValueError: rows and bad samples are not those of the plan together.
     """
     count = num_rows(rows) if rows else 0
@@ -89,15 +117,12 @@ def write_shard(
     groups = row_groups(positions_B, spec.positions_per_row_group)
     content = parquet_bytes(encoded, groups, spec, plan.split)
     content_digest = _content_digest(encoded, groups)
-    name = layout.shard_file(plan.split, plan.ordinal, content_digest)
-    folder.write_bytes(f"{layout.SHARDS}/{name}", content)
-    aside = write_quarantine(folder, plan, bad) if bad else (None, None)
     ids = encoded.table.column(schema.SAMPLE_ID)
     record = ShardRecord(
         fingerprint=plan.fingerprint,
         split=plan.split,
         ordinal=plan.ordinal,
-        file=name,
+        file=layout.shard_file(plan.split, plan.ordinal, content_digest),
         rows=count,
         positions=int(positions_B.sum()),
         row_groups=tuple(groups),
@@ -107,11 +132,28 @@ def write_shard(
         first_id=ids[0].as_py() if count else "",
         last_id=ids[-1].as_py() if count else "",
         fidelity=fidelity,
-        quarantined=len(bad),
-        quarantine_file=aside[0],
-        quarantine_sha256=aside[1],
+        halved_batches=halved_batches,
     )
-    write_record(folder, plan.record_name, record)
+    return EncodedShard(plan, content, record, tuple(bad))
+
+
+def commit_shard(folder: Folder, shard: EncodedShard) -> ShardRecord:
+    """Write a shard, the list of samples that it leaves out, and its record, in this order.
+
+    Raises:
+        StoreError: it cannot be written; then it counts as not made.
+    """
+    record = shard.record
+    folder.write_bytes(f"{layout.SHARDS}/{record.file}", shard.content)
+    if shard.bad:
+        file, sha256 = write_quarantine(folder, shard.plan, shard.bad)
+        aside = {
+            "quarantined": len(shard.bad),
+            "quarantine_file": file,
+            "quarantine_sha256": sha256,
+        }
+        record = record.model_copy(update=aside)
+    write_record(folder, shard.plan.record_name, record)
     return record
 
 

@@ -21,3 +21,19 @@ def pick_device(wanted: str) -> torch.device:
             "device; say auto or cpu"
         )
     return torch.device("cuda" if wanted == "auto" else wanted)
+
+
+def pick_devices(wanted: str, processes: int | None) -> list[torch.device]:
+    """The device of each process that labels: one for each CUDA device, or for the CPU.
+
+    Args:
+        wanted: `auto`, `cpu`, `cuda` or `cuda:1`.
+        processes: how many; None means one for each device.
+
+    Raises:
+        ModelError: CUDA is asked for and there is none.
+    """
+    first = pick_device(wanted)
+    count = torch.cuda.device_count() if first.type == "cuda" and first.index is None else 1
+    devices = [torch.device("cuda", place) for place in range(count)] if count > 1 else [first]
+    return [devices[place % len(devices)] for place in range(processes or len(devices))]

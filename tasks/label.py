@@ -1,122 +1,182 @@
-"""Labelling: which shards have to be there, and making those that are not.
+"""Labelling: samples through the teacher, and what is kept of its logits into shards.
 
-Batches are built inside a shard only, so a shard's bytes depend neither on who makes it nor on
-what was made before. Each shard commits by itself.
+Reading and collating, the teacher with the reduction of its logits, and encoding with writing are
+three steps that overlap, with a bounded number of batches and shards between them. Batches are
+built inside a shard only, so a shard's bytes depend neither on who makes it nor on what was made
+before. Each shard commits by itself.
+
+Costs the memory of the teacher, of one batch of its logits, and of a few shards of kept labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from storage import layout, schema
-from storage.codec import round_trip
-from storage.corpus import Corpus, positions_of
-from storage.entries import level_scale
-from storage.errors import DataError, ModelError
+from storage.corpus import Corpus
+from storage.errors import DataError, ModelError, NotFiniteError
 from storage.files import Folder
-from storage.options import Keep
-from storage.order import position_keys
+from storage.quarantine import BadSample
 from storage.records import Manifest, ShardRecord, write_record
-from storage.rows import Array, Column, Ragged, Rows, num_rows, take, values_of
+from storage.rows import Array, Column, Rows, lengths_of, num_rows, take, values_of
 from storage.spec import LabelSetSpec
-from storage.writer import ShardPlan, write_shard
+from storage.writer import ShardPlan, commit_shard, encode_shard
+from tasks.background import Ahead, Behind
+from tasks.batches import PlannedBatch, plan_batches
+from tasks.effort import Effort, Step
+from tasks.forward import Forward, Pending
 from tasks.nn.batch import Batch
-from tasks.nn.fidelity import (
-    Fidelity,
-    best_agrees,
-    codec_kl,
-    fidelity_record,
-    measure,
-    merge_fidelity,
-)
-from tasks.nn.softlabels import SoftLabels, capture, require_finite
+from tasks.nn.fidelity import merge_fidelity
+from tasks.shard_labels import NOT_FINITE, BatchLabels, ShardLabels, assemble
 from tasks.stream import collate
 from tasks.teachers import Teacher
 
-_NAMED_IDS = 5
+_BATCHES_AHEAD = 4
+_SHARDS_BEHIND = 1
+_NAMED_IDS = 3
+_NAMED_CLASSES = 5
 
 
 @dataclass(frozen=True)
-class LabelWork:
-    """What making a group of shards cost."""
+class LabelJob:
+    """What labelling needs, whichever shards are made.
 
-    records: tuple[ShardRecord, ...]
-    teacher_batches: int
-    positions: int
+    Attributes:
+        folder: the label set.
+        spec: the form of its rows.
+        corpus: the samples.
+        batch_size: samples that the teacher sees at once.
+        quarantine: set bad samples aside instead of failing.
+        pinned: whether batches are put into pinned memory, for a teacher on CUDA.
+    """
+
+    folder: Folder
+    spec: LabelSetSpec
+    corpus: Corpus
+    batch_size: int
+    quarantine: bool = False
+    pinned: bool = False
+
+
+@dataclass
+class _Shard:
+    """A shard on its way: its good samples, and what came out of its batches so far."""
+
+    plan: ShardPlan
+    rows: Rows
+    places: Array
+    bad: list[BadSample]
+    batches: int
+    halved: int = 0
+    parts: list[BatchLabels] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A batch of a shard; none for a shard without good samples."""
+
+    shard: _Shard
+    planned: PlannedBatch | None = None
+    batch: Batch | None = None
 
 
 def label_shards(
-    folder: Folder,
-    plans: Iterable[ShardPlan],
-    spec: LabelSetSpec,
-    corpus: Corpus,
+    job: LabelJob,
+    plans: Iterable[ShardPlan | None],
     teacher: Teacher,
-    batch_size: int,
     on_shard: Callable[[ShardRecord], None],
-) -> LabelWork:
-    """Make and commit some shards, one after the other.
+    effort: Effort | None = None,
+    on_batch: Callable[[int], None] = lambda _: None,
+    *,
+    at_once: bool = False,
+) -> tuple[ShardRecord, ...]:
+    """Make and commit some shards, in their order.
 
     Args:
-        folder: the label set.
-        plans: what to make; each is asked for when the one before is committed.
-        spec: its form.
-        corpus: the samples.
-        teacher: gives their logits.
-        batch_size: samples that the teacher sees at once.
-        on_shard: told of each shard that is committed.
+        job: what is made.
+        plans: which shards; asked for from another thread, a few batches before they are needed.
+            None says that the next one may take a while: what was begun is committed meanwhile.
+        teacher: gives logits.
+        on_shard: told of each shard that is committed, between two batches of the teacher.
+        effort: what is spent is added to it.
+        on_batch: told how many positions went through the teacher, after each batch.
+        at_once: call `on_shard` from the thread that writes, even while the teacher hangs.
 
     Raises:
         NotFiniteError: a logit is NaN or infinite; the samples are named.
-        ModelError: the teacher has another number of classes than the specification.
-        DataError: a hard label is not among the teacher's classes.
+        ModelError: the teacher has another number of classes than the specification, or fails.
+        DataError: a hard label is not among the teacher's classes, or a sample is bad.
     """
-    if teacher.num_classes != spec.teacher_classes:
-        raise ModelError(
-            f"teacher: it gives {teacher.num_classes} classes, {spec.teacher_classes} were "
-            "expected from data.classes and its card"
-        )
-    records = []
-    batches = 0
-    for plan in plans:
-        rows = take(corpus.splits[plan.split], np.arange(plan.start, plan.start + plan.rows))
-        _require_known_classes(rows, spec)
-        labelled, fidelity = label_rows(rows, spec, plan.split, teacher, batch_size)
-        records.append(write_shard(folder, plan, spec, labelled, fidelity))
-        batches += -(-plan.rows // batch_size)
-        on_shard(records[-1])
-    return LabelWork(tuple(records), batches, sum(record.positions for record in records))
+    _require_teacher(teacher, job.spec)
+    effort = effort or Effort()
+    forward = Forward(teacher, job.spec, effort)
+    records: list[ShardRecord] = []
+
+    def write(shard: _Shard) -> ShardRecord:
+        record = _write(job, shard, effort)
+        if at_once:
+            on_shard(record)
+        return record
+
+    def tell() -> None:
+        for record in writer.results():
+            records.append(record)
+            if not at_once:
+                on_shard(record)
+
+    writer = Behind(write, _SHARDS_BEHIND, "label-writer")
+    ahead = Ahead(_read(job, plans, effort), _BATCHES_AHEAD, "label-reader")
+    try:
+        with ahead, writer:
+            for shard in _through_teacher(job, ahead, forward, effort, on_batch):
+                with effort.timed(Step.WAIT):
+                    writer.flush() if shard is None else writer.put(shard)
+                tell()
+            with effort.timed(Step.WAIT):
+                writer.finish()
+    finally:
+        tell()
+    return tuple(records)
 
 
 def label_rows(
-    rows: Rows, spec: LabelSetSpec, split: str, teacher: Teacher, batch_size: int
+    rows: Rows,
+    spec: LabelSetSpec,
+    split: str,
+    teacher: Teacher,
+    batch_size: int,
+    *,
+    quarantine: bool = False,
 ) -> tuple[dict[str, Column], dict[str, Any]]:
-    """The rows of one shard with their soft labels, and the fidelity of these."""
-    parts: list[SoftLabels] = []
-    measured: list[tuple[Fidelity, torch.Tensor]] = []
-    for start in range(0, num_rows(rows), batch_size):
-        some = take(rows, np.arange(start, min(start + batch_size, num_rows(rows))))
-        batch = collate(some, ())
-        kept, fidelity = _label_batch(batch, spec, split, teacher)
-        parts.append(kept)
-        measured.append((fidelity, batch.mask_P[batch.real_P]))
-    columns = {name: _column([getattr(part, name) for part in parts], rows) for name in _FIELDS}
-    selection = spec.selections[split]
-    if selection.varies:
-        columns[schema.KEPT] = _column([part.kept_P for part in parts], rows)
-    if selection.keep is Keep.SAMPLE:
-        columns[schema.COUNT] = _column([part.count_PK for part in parts], rows)
-    if spec.has_label:
-        columns[schema.LABEL_LOGIT] = _column([part.label_logit_P for part in parts], rows)
-    for name in schema.STATISTICS if spec.statistics else ():
-        columns[name] = _column([part.statistics[name] for part in parts], rows)
-    labelled = {_FIELDS.get(name, name): column for name, column in columns.items()}
-    return {**rows, **labelled}, _fidelity(parts, measured, spec)
+    """Some samples with their soft labels, in one go, and the fidelity of these.
+
+    Args:
+        rows: samples that could be made.
+        spec: the form of the label set.
+        split: what they belong to.
+        teacher: gives logits.
+        batch_size: samples that the teacher sees at once.
+        quarantine: leave samples out whose logits are not finite.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite; the samples are named.
+    """
+    forward = Forward(teacher, spec, Effort())
+    parts = []
+    for planned in plan_batches(num_rows(rows), lengths_of(rows), batch_size):
+        batch = collate(take(rows, planned.places), (), padded_length=planned.length)
+        part = _labels(planned, batch, forward.run(batch, split))
+        _require_padding(part, spec.num_classes)
+        if not quarantine:
+            _require_finite(part, rows)
+        parts.append(part)
+    labels = assemble(rows, parts, spec, split)
+    return labels.rows, labels.fidelity
 
 
 def finish_label_set(
@@ -133,15 +193,173 @@ def finish_label_set(
     return manifest
 
 
-_FIELDS = {"index_PK": schema.INDEX, "logit_PK": schema.LOGIT, "rest_PT": schema.REST}
+def _read(
+    job: LabelJob, plans: Iterable[ShardPlan | None], effort: Effort
+) -> Iterator[_Work | None]:
+    """The batches of the shards, in order; None where the next shard is not known yet."""
+    for plan in plans:
+        if plan is None:
+            yield None
+            continue
+        with effort.timed(Step.READ):
+            rows = job.corpus.read(plan.split, plan.start, plan.start + plan.rows)
+            _require_known_classes(rows, job.spec)
+            good, places, bad = set_aside(rows, plan.start, quarantine=job.quarantine)
+            planned = plan_batches(len(places), lengths_of(good), job.batch_size)
+            shard = _Shard(plan, good, places, bad, len(planned))
+        if not planned:
+            yield _Work(shard)
+        for entry in planned:
+            with effort.timed(Step.READ):
+                batch = collate(take(good, entry.places), (), padded_length=entry.length)
+                batch = batch.pinned() if job.pinned else batch
+            yield _Work(shard, entry, batch)
+
+
+def _through_teacher(
+    job: LabelJob,
+    works: Iterable[_Work | None],
+    forward: Forward,
+    effort: Effort,
+    on_batch: Callable[[int], None],
+) -> Iterator[_Shard | None]:
+    """The shards whose batches have all been through the teacher; None to commit what there is.
+
+    The results of a batch are waited for when the next one is under way.
+    """
+    before: tuple[_Work, Pending | None] | None = None
+    for work in _timed(works, effort):
+        if work is None:
+            if before is not None:
+                yield from _collect(job, *before, effort, on_batch)
+            before = None
+            yield None
+            continue
+        halved = forward.halved
+        pending = None if work.batch is None else forward.run(work.batch, work.shard.plan.split)
+        work.shard.halved += forward.halved - halved
+        if before is not None:
+            yield from _collect(job, *before, effort, on_batch)
+        before = (work, pending)
+    if before is not None:
+        yield from _collect(job, *before, effort, on_batch)
+
+
+def _collect(
+    job: LabelJob,
+    work: _Work,
+    pending: Pending | None,
+    effort: Effort,
+    on_batch: Callable[[int], None],
+) -> Iterator[_Shard]:
+    """Add a batch's labels to its shard; the shard, where that was the last of it."""
+    shard = work.shard
+    if work.batch is not None and work.planned is not None and pending is not None:
+        with effort.timed(Step.COPY):
+            part = _labels(work.planned, work.batch, pending)
+        _require_padding(part, job.spec.num_classes)
+        if not job.quarantine:
+            _require_finite(part, shard.rows)
+        shard.parts.append(part)
+        real, computed = _tokens(work.planned, shard.rows)
+        effort.count(len(part.mask_R), real, computed)
+        on_batch(len(part.mask_R))
+    if len(shard.parts) == shard.batches:
+        yield shard
+
+
+def _write(job: LabelJob, shard: _Shard, effort: Effort) -> ShardRecord:
+    """Commit a shard, its bad samples beside it."""
+    plan = shard.plan
+    with effort.timed(Step.ENCODE):
+        rows: dict[str, Column] = {}
+        fidelity: dict[str, Any] = {}
+        bad = list(shard.bad)
+        if shard.parts:
+            labels = assemble(shard.rows, shard.parts, job.spec, plan.split)
+            rows, fidelity = labels.rows, labels.fidelity
+            bad += _not_finite(shard, labels)
+        if not rows or not num_rows(rows):
+            rows, fidelity = {}, {}
+        encoded = encode_shard(plan, job.spec, rows, fidelity, bad, shard.halved)
+    with effort.timed(Step.WRITE):
+        return commit_shard(job.folder, encoded)
+
+
+def _not_finite(shard: _Shard, labels: ShardLabels) -> list[BadSample]:
+    ids = np.asarray(shard.rows[schema.SAMPLE_ID])
+    return [
+        BadSample(int(shard.places[place]), str(ids[place]), NOT_FINITE) for place in labels.bad
+    ]
+
+
+def _timed(works: Iterable[_Work | None], effort: Effort) -> Iterator[_Work | None]:
+    """The works, the time until each of them is there being counted."""
+    began = time.perf_counter()
+    for work in works:
+        effort.spend(Step.WAIT, time.perf_counter() - began)
+        yield work
+        began = time.perf_counter()
+
+
+def _labels(planned: PlannedBatch, batch: Batch, pending: Pending) -> BatchLabels:
+    lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
+    return BatchLabels(planned.places, pending.result(), batch.mask_P[batch.real_P], lengths_B)
+
+
+def _tokens(planned: PlannedBatch, rows: Rows) -> tuple[int, int]:
+    """How many tokens of a batch are there, and how many the teacher computes."""
+    lengths_B = lengths_of(rows)
+    if lengths_B is None or planned.length is None:
+        return len(planned.places), len(planned.places)
+    return int(lengths_B[planned.places].sum()), len(planned.places) * planned.length
+
+
+def set_aside(rows: Rows, start: int, *, quarantine: bool) -> tuple[Rows, Array, list[BadSample]]:
+    """The samples that could be made, their places in the split, and those that could not.
+
+    Args:
+        rows: samples as a corpus gives them.
+        start: the place of the first one in its split.
+        quarantine: whether samples that could not be made may be left out.
+
+    Raises:
+        DataError: there are some, and they are not to be set aside.
+    """
+    places = np.arange(start, start + num_rows(rows))
+    if schema.BAD not in rows:
+        return rows, places, []
+    good = {name: column for name, column in rows.items() if name != schema.BAD}
+    reason_B = np.asarray(rows[schema.BAD])
+    bad_B = reason_B != ""
+    if not bad_B.any():
+        return good, places, []
+    ids = np.asarray(rows[schema.SAMPLE_ID])
+    bad = [BadSample(int(places[i]), str(ids[i]), str(reason_B[i])) for i in np.flatnonzero(bad_B)]
+    if not quarantine:
+        said = "; ".join(f"{sample.sample_id}: {sample.reason}" for sample in bad[:_NAMED_IDS])
+        more = "; ..." if len(bad) > _NAMED_IDS else ""
+        raise DataError(
+            f"data: {len(bad)} samples cannot be used: {said}{more}; mend them, leave them out, or "
+            "say labels.on_bad_sample: quarantine"
+        )
+    kept = np.flatnonzero(~bad_B)
+    return take(good, kept), places[kept], bad
+
+
+def _require_teacher(teacher: Teacher, spec: LabelSetSpec) -> None:
+    if teacher.num_classes != spec.teacher_classes:
+        raise ModelError(
+            f"teacher: it gives {teacher.num_classes} classes, {spec.teacher_classes} were "
+            "expected from data.classes and its card"
+        )
 
 
 def _require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
     column = rows.get(schema.LABEL)
     if column is None:
         return
-    values = values_of(column)
-    highest = int(values.max(initial=schema.NO_LABEL))
+    highest = int(values_of(column).max(initial=schema.NO_LABEL))
     if highest >= spec.num_classes:
         raise DataError(
             f"data.label: there is a hard label {highest}, the teacher knows the classes 0 to "
@@ -149,76 +367,32 @@ def _require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
         )
 
 
-def _fidelity(
-    parts: Sequence[SoftLabels],
-    measured: Sequence[tuple[Fidelity, torch.Tensor]],
-    spec: LabelSetSpec,
-) -> dict[str, Any]:
-    """The fidelity of a shard; the codec comes last, for its levels are those of a whole shard."""
-    logit_PK = torch.cat([part.logit_PK for part in parts]).cpu()
-    rest_PT = torch.cat([part.rest_PT for part in parts]).cpu()
-    decoded = round_trip(logit_PK.numpy(), spec.codec, level_scale(spec.temperatures))
-    decoded_PK = torch.from_numpy(decoded)
-    mask_P = torch.cat([mask for _, mask in measured]).cpu()
-    codec_PT = codec_kl(logit_PK, decoded_PK, rest_PT, spec.temperatures)[mask_P]
-    agreement_P = best_agrees(logit_PK, decoded_PK)[mask_P]
-    return fidelity_record(measured, codec_PT, agreement_P, spec.temperatures)
-
-
-def _label_batch(
-    batch: Batch, spec: LabelSetSpec, split: str, teacher: Teacher
-) -> tuple[SoftLabels, Fidelity]:
-    """The soft labels of a batch's positions, those of its padding left out."""
-    logit_PC = teacher.logits(batch.inputs)
-    if len(logit_PC) != len(batch.mask_P):
-        raise ModelError(
-            f"teacher: expected logits for {len(batch.mask_P)} positions, got {len(logit_PC)}"
-        )
-    require_finite(logit_PC, batch.sample_ids, batch.real_P)
-    real_P = batch.real_P.to(logit_PC.device)
-    logit_PC = logit_PC[real_P] if not bool(real_P.all()) else logit_PC
-    _require_padding(logit_PC, batch.mask_P[batch.real_P], spec.num_classes)
-    label_P = batch.label_P[batch.real_P].to(logit_PC.device) if spec.has_label else None
-    selection = spec.selections[split]
-    drawn = selection.keep is Keep.SAMPLE
-    kept = capture(
-        logit_PC,
-        label_P,
-        selection,
-        spec.temperatures,
-        keys_P=_keys(batch, selection.seed) if drawn else None,
-        num_classes=spec.num_classes,
-        statistics=spec.statistics,
+def _require_finite(part: BatchLabels, rows: Rows) -> None:
+    """Refuse logits that are NaN or +inf, or -inf throughout, naming the first samples."""
+    bad = part.bad_places()
+    if not len(bad):
+        return
+    ids = np.asarray(rows[schema.SAMPLE_ID])[bad]
+    named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
+    raise NotFiniteError(
+        f"{NOT_FINITE} in {len(ids)} samples: {named}; look at these samples, or at the teacher's "
+        "precision, or say labels.on_bad_sample: quarantine"
     )
-    drawn_at = selection.temperature if drawn else None
-    return kept, measure(logit_PC, kept, spec.temperatures, drawn_at)
 
 
-def _keys(batch: Batch, seed: int) -> NDArray[np.uint64]:
-    """The key of each position that is there."""
-    lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
-    return position_keys(batch.sample_ids, lengths_B, seed)
-
-
-def _require_padding(logit_PC: torch.Tensor, mask_P: torch.Tensor, num_classes: int) -> None:
+def _require_padding(part: BatchLabels, num_classes: int) -> None:
     """Outputs beyond the real classes are padding only if the teacher never prefers them.
 
     Raises:
         ModelError: naming the ids.
     """
-    if logit_PC.shape[1] == num_classes:
-        return
-    best_P = logit_PC.argmax(dim=1)[mask_P.to(logit_PC.device)]
-    ids = torch.unique(best_P[best_P >= num_classes]).tolist()
+    counts_R = part.mask_R & ~part.reduced.bad_R
+    best = np.unique(part.reduced.best_R[counts_R].numpy())
+    ids = [int(name) for name in best[best >= num_classes]]
     if ids:
-        named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
+        more = ", ..." if len(ids) > _NAMED_CLASSES else ""
+        named = ", ".join(map(str, ids[:_NAMED_CLASSES])) + more
         raise ModelError(
             f"data.padded: the teacher's best class is one of the ids {named} at some positions, "
             f"which data.classes: {num_classes} calls padding; say how many real ids there are"
         )
-
-
-def _column(parts: Sequence[Any], rows: Rows) -> Column:
-    values: Array = torch.cat(list(parts)).cpu().numpy()
-    blocks = schema.MASK in rows
-    return Ragged(values, positions_of(rows)) if blocks else values

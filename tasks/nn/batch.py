@@ -67,6 +67,32 @@ class Batch:
         """Positions that count."""
         return int(self.mask_P.sum())
 
+    def part(self, start: int, stop: int) -> Batch:
+        """The samples from `start` to `stop`."""
+        each = len(self.mask_P) // max(self.num_samples, 1)
+        rows = slice(start * each, stop * each)
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[rows]
+
+        return replace(
+            self,
+            inputs=tuple(tensor[start:stop] for tensor in self.inputs),
+            index_PK=self.index_PK[rows],
+            logit_PK=self.logit_PK[rows],
+            rest_PT=cut(self.rest_PT),
+            weight_PK=cut(self.weight_PK),
+            label_P=self.label_P[rows],
+            label_logit_P=cut(self.label_logit_P),
+            mask_P=self.mask_P[rows],
+            real_P=self.real_P[rows],
+            sample_ids=self.sample_ids[start:stop],
+        )
+
+    def pinned(self) -> Batch:
+        """The same batch with its inputs in pinned memory, for copies to CUDA that do not wait."""
+        return replace(self, inputs=tuple(tensor.pin_memory() for tensor in self.inputs))
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         if device.type == "cpu":

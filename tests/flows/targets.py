@@ -67,3 +67,15 @@ def broken_model() -> nn.Module:
 
 
 blob_columns = blobs
+
+
+class Choosy(nn.Module):
+    """Gives NaN for points whose first value is beyond 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = blob_model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return torch.where(x[:, :1] > 100, torch.nan, logits)

@@ -4,6 +4,8 @@ import json
 import threading
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
@@ -13,7 +15,7 @@ from storage.leases import Leases
 from storage.options import Keep, Layout
 from storage.reader import LabelSet
 from tests.flows.blobs import SHARDS, blobs_recipe
-from tests.flows.targets import blob_model
+from tests.flows.targets import Choosy, blob_model
 
 MODEL = "tests.flows.targets:blob_model"
 
@@ -190,3 +192,63 @@ def test_records_that_a_killed_run_left_are_put_into_groups(command, workspace):
     said = command.run(workspace, shards, stage="label", json=True)
     assert said.json["stages"]["label"]["shards_written"] == 1
     assert not list(folder.glob("compacted/*")), "the manifest holds them now"
+
+
+# Bad samples, batch sizes, processes
+
+
+def test_bad_samples_are_set_aside_counted_and_limited(command, workspace):
+    """Three samples have values with which the teacher gives NaN."""
+    table = pq.read_table(workspace.folder / "blobs.parquet").to_pydict()
+    for place in (3, 50, 100):
+        table["x"][place][0] = 1000.0
+    pq.write_table(pa.table(table), workspace.folder / "blobs.parquet")
+    save_file(Choosy().state_dict(), workspace.folder / "teacher.safetensors")
+    teacher = {"kind": "torch", "target": "tests.flows.targets:Choosy"}
+    workspace.write_recipe(blobs_recipe(teacher={**teacher, "weights": "teacher.safetensors"}))
+    options = ("labels.on_bad_sample=quarantine",)
+    words = ("labels.max_bad: 2 of 120 samples are bad", "'000000050'", "NaN or infinite")
+    command.refuses_run(workspace, 1, words, *options, "labels.max_bad=0.01")
+    said = command.run(workspace, *options, "labels.max_bad=0.05", json=True)
+    assert said.code == 0, said.errors
+    assert said.json["stages"]["label"]["quarantined"] == 3
+    report = json.loads((workspace.only("reports") / "report.json").read_text())
+    assert report["label_set"]["quarantined"] == 3
+    said = command.run(workspace, force=True)
+    command.refuses(said, 1, "in 1 samples: 000000003;", "labels.on_bad_sample: quarantine")
+
+
+def test_a_batch_size_is_found_once_and_kept(command, workspace, monkeypatch):
+    said = command.run(workspace, "labels.batch_size=auto", json=True)
+    assert said.code == 0
+    found = said.json["stages"]["label"]["batch_size"]
+    folder = workspace.only("labels")
+    assert json.loads((folder / "spec.json").read_text())["batch_size"] == found
+    digest = said.json["stages"]["label"]["digest"]
+    (record,) = folder.glob("records/train-0000001-*.json")
+    record.unlink()
+    monkeypatch.setattr("tasks.labeller.find_batch_size", None)
+    again = command.run(workspace, "labels.batch_size=auto", json=True).json["stages"]["label"]
+    assert (again["batch_size"], again["shards_written"]) == (found, 1)
+    assert again["digest"] == digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["execution.processes=2", "execution.deadline_seconds=60"])
+def test_processes_make_the_same_label_set(command, workspace, option):
+    said = command.run(workspace, json=True)
+    there = said.json["stages"]["label"]
+    other = workspace.folder / "other"
+    said = command.run(workspace, option, store=other, json=True)
+    assert said.code == 0, said.errors
+    made = said.json["stages"]["label"]
+    assert (made["digest"], made["teacher_batches"]) == (there["digest"], there["teacher_batches"])
+
+
+def test_a_run_says_where_its_time_went(command, workspace):
+    said = command.run(workspace, json=True)
+    label = said.json["stages"]["label"]
+    assert sum(label["shares"].values()) == pytest.approx(1.0, abs=1e-3)
+    assert label["slowest"] in label["shares"]
+    assert label["positions_per_second"] > 0
+    assert "slowest: " in said.errors

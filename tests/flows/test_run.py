@@ -49,7 +49,7 @@ MODEL = "tests.flows.targets:blob_model"
         ("labels.k=4", 2, ("labels.k: expected at most", "got 4")),
         ("labels.temperature=0", 2, ("labels.temperature: expected greater than 0, got 0",)),
         ("labels.temperature=-2", 2, ("labels.temperature: expected greater than 0, got -2",)),
-        ("labels.batch_size=auto", 2, ("labels.batch_size: 'auto' is not built yet",)),
+        ("labels.batch_size=many", 2, ("labels.batch_size: expected", "'auto'", "got 'many'")),
         ("labels.keep=sample", 2, ("students.small.loss.soft: expected sampled", "got forward_kl")),
         ("students.small.loss.soft=sampled", 2, ("sampled needs draws", "labels.keep: sample")),
         (
@@ -151,7 +151,7 @@ def test_a_teacher_that_gives_nan_is_said_with_the_samples(command, workspace, w
     broken = {name: torch.full_like(tensor, torch.nan) for name, tensor in weights.items()}
     torch_teacher(workspace, broken)
     command.refuses_run(workspace, 1, ("NaN", "samples", "0000000"))
-    assert not list(workspace.only("labels").glob("shards/*"))
+    assert not list((workspace.folder / "store").glob("labels/*/shards/*"))
 
 
 @pytest.mark.parametrize("damage", ["softmax", "bytes"])

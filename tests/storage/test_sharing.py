@@ -34,6 +34,7 @@ with Leases(Folder.open(where)) as leases, closing(share(units, str, done, lease
             input()
         time.sleep(0.002)
         (where / "done" / unit).write_bytes(b"")
+        leases.release(unit)
 """
 
 
@@ -67,6 +68,7 @@ def test_alone_all_units_are_made_in_their_order(work, folder):
             assert folder.exists(layout.lease(unit))
             assert len((folder / layout.LEASES).sizes()) == 1
             work.made.append(unit)
+            leases.release(unit)
     assert work.made == UNITS
     assert work.looks == [1] * len(UNITS)
 
@@ -128,13 +130,16 @@ def test_it_takes_over_what_does_not_change(work, folder, clock):
     assert 5 <= clock.now - start <= 7
 
 
-def test_a_unit_is_free_again_where_the_loop_is_left(work, folder):
+def test_a_unit_is_held_until_it_is_released(work, folder):
+    """Several may be on their way: the loop runs ahead of what is committed."""
     with Leases(folder) as leases:
         with work.shared(leases) as units:
-            next(units)
-        assert (folder / layout.LEASES).sizes() == {}
-        with work.shared(leases) as units:
-            assert next(units) == UNITS[0]
+            ahead = [next(units) for _ in range(3)]
+        names = {f"{unit}.json" for unit in ahead}
+        assert set((folder / layout.LEASES).sizes()) == names
+        leases.release(ahead[0])
+        assert set((folder / layout.LEASES).sizes()) == names - {f"{ahead[0]}.json"}
+    assert (folder / layout.LEASES).sizes() == {}
 
 
 def test_a_loop_that_failed_can_be_tried_again(work, folder):
@@ -160,6 +165,7 @@ def test_threads_make_each_unit_once(work, folder):
             for unit in units:
                 with lock:
                     work.made.append(unit)
+                leases.release(unit)
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:

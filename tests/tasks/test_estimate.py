@@ -5,8 +5,9 @@ import pytest
 from storage.errors import SpaceError
 from storage.options import Codec, Keep, LabelOptions, Layout
 from storage.spec import spec_of
-from tasks.estimate import estimate_by_probe, require_space
+from tasks.estimate import estimate_by_probe
 from tasks.planning import plan_labels
+from tasks.space import require_space
 from tests.storage.refusal import refused
 from tests.tasks.toy import FINGERPRINT, TableTeacher, label_set, numbered_corpus, random_table
 

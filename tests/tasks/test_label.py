@@ -11,12 +11,14 @@ from storage.corpus import digest_of_rows
 from storage.errors import DataError, ModelError, NotFiniteError, RecipeError
 from storage.files import Folder
 from storage.options import Codec, Keep, KeptSetOptions, LabelOptions, Layout
+from storage.quarantine import read_quarantine
 from storage.reader import LabelSet
 from storage.records import write_record
 from storage.rows import num_rows, take
 from storage.spec import spec_of
 from storage.verify import verify
-from tasks.label import finish_label_set, label_rows, label_shards
+from tasks.effort import Effort
+from tasks.label import LabelJob, finish_label_set, label_rows, label_shards
 from tasks.nn.softlabels import entry_log_probs
 from tasks.planning import plan_labels
 from tasks.stream import LabelSource, Stream
@@ -66,15 +68,9 @@ class Work:
         return plan_labels(self.folder, self.fingerprint, index)
 
     def make(self, plans, on_shard=lambda _: None):
-        return label_shards(
-            self.folder,
-            plans,
-            self.spec,
-            self.corpus,
-            self.teacher,
-            self.options.batch_size,
-            on_shard,
-        )
+        self.effort = Effort()
+        job = LabelJob(self.folder, self.spec, self.corpus, self.options.batch_size)
+        return label_shards(job, plans, self.teacher, on_shard, self.effort)
 
     def finish(self):
         return finish_label_set(self.folder, self.fingerprint, self.spec, self.plan().records)
@@ -95,10 +91,10 @@ def test_all_is_missing_at_first_and_nothing_at_last(store, corpus):
     assert [shard.rows for shard in plan.wanted] == [8, 8, 5, 8, 2]
     told = []
     made = work.make(plan.missing, told.append)
-    assert told == list(made.records)
-    assert made.positions == 31
+    assert told == list(made)
+    assert work.effort.positions == 31
     # Batches of 3 do not run on over the ends of shards.
-    assert made.teacher_batches == 3 + 3 + 2 + 3 + 1
+    assert work.effort.batches == 3 + 3 + 2 + 3 + 1
     assert work.teacher.batch_sizes == [3, 3, 2, 3, 3, 2, 3, 2, 3, 3, 2, 2]
     assert work.plan().missing == ()
     work.finish()
@@ -128,11 +124,13 @@ def test_what_was_stopped_goes_on(tmp_path, corpus):
         raise KeyboardInterrupt
 
     work = Work(Folder.open(tmp_path / "stopped"), corpus)
-    for left in (4, 3, 2):
+    left = len(work.plan().missing)
+    while left:
+        # What is under way when the first shard is committed is committed too.
         with pytest.raises(KeyboardInterrupt):
-            work.make(work.plan().missing, stop)
-        assert len(work.plan().missing) == left
-    work.make(work.plan().missing)
+            work.make(work.plan().missing[:3], stop)
+        assert left - 3 <= len(work.plan().missing) < left
+        left = len(work.plan().missing)
     assert work.finish() == expected
 
 
@@ -360,6 +358,68 @@ def test_logits_for_other_positions_are_refused(store, corpus):
     work = Work(store, corpus, Pooling(TABLE))
     with pytest.raises(ModelError, match="expected logits for 3 positions, got 1"):
         work.make(work.plan().missing)
+
+
+# --- samples that are set aside -----------------------------------------------------------------
+
+
+def quarantining(work, plans):
+    job = LabelJob(work.folder, work.spec, work.corpus, work.options.batch_size, quarantine=True)
+    return label_shards(job, plans, work.teacher, lambda _: None)
+
+
+def test_samples_without_finite_logits_are_set_aside_with_the_reason(store, corpus):
+    table = TABLE.copy()
+    table[[10, 12]] = np.nan
+    table[30] = -np.inf
+    work = Work(store, corpus, TableTeacher(table))
+    quarantining(work, work.plan().missing)
+    manifest = work.finish()
+    assert manifest.quarantined == 3
+    found = [
+        sample for record in manifest.shards for sample in read_quarantine(work.folder, record)
+    ]
+    assert [(bad.place, bad.sample_id) for bad in found] == [
+        (10, "train-10"), (12, "train-12"), (9, "test-30"),
+    ]  # fmt: skip
+    assert {bad.reason for bad in found} == {"the teacher's logits are NaN or infinite"}
+    assert [shard.rows for shard in manifest.shards] == [8, 6, 5, 8, 1]
+    assert list(verify(work.folder)) == []
+    assert work.plan().missing == ()
+
+
+def test_samples_that_could_not_be_made_never_see_the_teacher(store):
+    corpus = numbered_corpus({"train": 9, "test": 2})
+    reasons = np.array([""] * 9, object)
+    reasons[[2, 8]] = ["cannot be decoded: truncated", "too long: 99 tokens"]
+    corpus.splits["train"]["bad"] = reasons
+    work = Work(store, corpus)
+    with pytest.raises(DataError, match=r"1 samples cannot be used: train-2: cannot be decoded"):
+        work.make(work.plan().missing)
+    quarantining(work, work.plan().missing)
+    manifest = work.finish()
+    # The second shard has no sample left.
+    assert [shard.rows for shard in manifest.shards] == [7, 0, 2]
+    assert sum(work.teacher.batch_sizes) == 7 + 2
+    assert list(verify(work.folder)) == []
+    stream = Stream(LabelSource(LabelSet.open(work.folder), "train"), batch_size=4, shuffle=False)
+    ids = [name for batch in stream for name in batch.sample_ids]
+    assert ids == [f"train-{number}" for number in range(8) if number != 2]
+
+
+def test_halved_batches_are_noted_in_the_record(store, corpus):
+    class Small(TableTeacher):
+        def logits(self, inputs):
+            if len(inputs[0]) > 2:
+                raise MemoryError
+            return super().logits(inputs)
+
+    whole = Work(store, corpus, fingerprint="0" * 16)
+    whole.make(whole.plan().missing)
+    work = Work(store, corpus, Small(TABLE))
+    work.make(work.plan().missing)
+    assert [record.halved_batches for record in work.plan().records] == [2, 2, 1, 2, 0]
+    assert work.finish().digest == whole.finish().digest
 
 
 # --- every way of keeping, in every layout ------------------------------------------------------

@@ -19,7 +19,7 @@ from storage.reader import LabelSet
 from storage.records import write_record
 from storage.rows import Ragged
 from storage.spec import CorpusForm, InputSpec, spec_of
-from tasks.label import finish_label_set, label_shards
+from tasks.label import LabelJob, finish_label_set, label_shards
 from tasks.nn.batch import Batch, by_position
 from tasks.nn.softlabels import capture
 from tasks.planning import plan_labels
@@ -199,7 +199,8 @@ def label_set(
     index = corpus.index(options.positions_per_shard)
     write_record(folder, layout.SPEC, spec)
     plan = plan_labels(folder, fingerprint, index)
-    label_shards(folder, plan.missing, spec, corpus, teacher, options.batch_size, lambda _: None)
+    job = LabelJob(folder, spec, corpus, options.batch_size)
+    label_shards(job, plan.missing, teacher, lambda _: None)
     finish_label_set(folder, fingerprint, spec, plan_labels(folder, fingerprint, index).records)
     return LabelSet.open(folder)
 

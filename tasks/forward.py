@@ -1,0 +1,184 @@
+"""One batch through the teacher: its forward pass, and what is kept of it.
+
+Where memory does not suffice the batch is computed in halves, and later ones that are as large are
+halved at once. On CUDA nothing waits here: results are copied into pinned memory on a stream of
+their own, and whoever wants them waits.
+
+Shape letters: B samples, P positions of a batch, R those of them that are there, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from storage.errors import ModelError, one_line
+from storage.options import Keep
+from storage.order import position_keys
+from storage.spec import LabelSetSpec
+from tasks.effort import Effort, Step
+from tasks.nn.batch import Batch
+from tasks.nn.reduction import Reduced, Reduction, reduce_logits
+from tasks.nn.softlabels import join
+from tasks.teachers import ReducingTeacher, Teacher
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory")
+Part = TypeVar("Part")
+
+
+def reduction_of(spec: LabelSetSpec, split: str) -> Reduction:
+    """What a label set keeps of the positions of a split."""
+    return Reduction(
+        spec.selections[split], spec.temperatures, spec.num_classes, statistics=spec.statistics
+    )
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A batch's results, which may still be on their way to the CPU."""
+
+    reduced: Reduced
+    arrived: torch.cuda.Event | None = None
+
+    def result(self) -> Reduced:
+        """The results, all on the CPU."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.reduced
+
+
+class Forward:
+    """Runs batches through one teacher.
+
+    Attributes:
+        halved: how many batches had to be computed in halves.
+    """
+
+    def __init__(self, teacher: Teacher, spec: LabelSetSpec, effort: Effort) -> None:
+        self.halved = 0
+        self._teacher = teacher
+        self._spec = spec
+        self._effort = effort
+        self._too_many: int | None = None
+        self._copies: torch.cuda.Stream | None = None
+
+    def run(self, batch: Batch, split: str) -> Pending:
+        """What is to be kept of a batch's positions.
+
+        Raises:
+            ModelError: the teacher fails, gives logits for other positions, or needs more memory
+                for a single sample than there is.
+        """
+        reduced = self._within_memory(batch, reduction_of(self._spec, split))
+        with self._effort.timed(Step.COPY):
+            return self._to_cpu(reduced)
+
+    def _within_memory(self, batch: Batch, reduction: Reduction) -> Reduced:
+        if self._too_many is None or len(batch.mask_P) < self._too_many or batch.num_samples == 1:
+            try:
+                return self._reduce(batch, reduction)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if batch.num_samples == 1:
+                    raise ModelError(
+                        f"teacher: out of memory for the sample {batch.sample_ids[0]} alone: "
+                        f"{one_line(error)}; use shorter samples, a smaller teacher, or a device "
+                        "with more memory"
+                    ) from error
+            # Outside the handler: the error holds on to the tensors of the failed pass.
+            self._too_many = min(len(batch.mask_P), self._too_many or len(batch.mask_P))
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        self.halved += 1
+        middle = -(-batch.num_samples // 2)
+        halves = (batch.part(0, middle), batch.part(middle, batch.num_samples))
+        return join_reduced([self._within_memory(half, reduction) for half in halves])
+
+    def _reduce(self, batch: Batch, reduction: Reduction) -> Reduced:
+        label_P = batch.label_P if self._spec.has_label else None
+        teacher = self._teacher
+        if isinstance(teacher, ReducingTeacher):
+            with self._effort.timed(Step.FORWARD):
+                reduced = teacher.reduced(batch.inputs, batch.real_P, label_P, reduction)
+            if reduced is not None:
+                return reduced
+        with self._effort.timed(Step.FORWARD):
+            logit_PC = teacher.logits(batch.inputs)
+        if len(logit_PC) != len(batch.mask_P):
+            raise ModelError(
+                f"teacher: expected logits for {len(batch.mask_P)} positions, got {len(logit_PC)}"
+            )
+        drawn = reduction.selection.keep is Keep.SAMPLE
+        keys_R = _keys(batch, reduction.selection.seed) if drawn else None
+        with self._effort.timed(Step.TOP_K), torch.inference_mode():
+            return reduce_logits(logit_PC, batch.real_P, label_P, reduction, keys_R)
+
+    def _to_cpu(self, reduced: Reduced) -> Pending:
+        if reduced.bad_R.device.type != "cuda":
+            return Pending(reduced)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(reduced.bad_R.device)  # type: ignore[no-untyped-call]
+        self._copies.wait_stream(torch.cuda.current_stream(reduced.bad_R.device))
+        with torch.cuda.stream(self._copies):
+            copied = _each_tensor(reduced, self._copy)
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record(self._copies)
+        return Pending(copied, arrived)
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        pinned.copy_(tensor, non_blocking=True)
+        tensor.record_stream(self._copies)  # type: ignore[arg-type]
+        return pinned
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error).lower() for words in _OUT_OF_MEMORY
+    )
+
+
+def join_reduced(parts: Sequence[Reduced]) -> Reduced:
+    """The positions of several batches, one after the other."""
+    return Reduced(
+        join([part.kept for part in parts]),
+        join([part.fidelity for part in parts]),
+        torch.cat([part.bad_R for part in parts]),
+        torch.cat([part.best_R for part in parts]),
+    )
+
+
+def take_positions(reduced: Reduced, index_R: Tensor) -> Reduced:
+    """The positions at `index_R`, in that order."""
+    taken: Reduced = _each_tensor(reduced, lambda tensor: tensor[index_R])
+    return taken
+
+
+def _each_tensor(value: Any, change: Any) -> Any:
+    """A dataclass of tensors, nested or in mappings, with each of them changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _each_tensor(inner, change) for key, inner in value.items()}
+    if value is None:
+        return None
+    changed = {
+        field.name: _each_tensor(getattr(value, field.name), change) for field in fields(value)
+    }
+    return replace(value, **changed)
+
+
+def _keys(batch: Batch, seed: int) -> NDArray[np.uint64]:
+    """The key of each position that is there."""
+    lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
+    return position_keys(batch.sample_ids, lengths_B, seed)
