@@ -10,6 +10,7 @@ Costs the memory of the teacher, of one batch of its logits, and of a few shards
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import numpy as np
 
 from storage import layout, schema
 from storage.corpus import Corpus
-from storage.errors import DataError, ModelError, NotFiniteError
+from storage.errors import DataError, ModelError, NotFiniteError, SoftlabelError
 from storage.files import Folder
 from storage.quarantine import BadSample
 from storage.records import Manifest, ShardRecord, write_record
@@ -139,8 +140,11 @@ def label_shards(
                 tell()
             with effort.timed(Step.WAIT):
                 writer.finish()
-    finally:
-        tell()
+    except BaseException:
+        with contextlib.suppress(SoftlabelError):  # what went wrong first is what is said
+            tell()
+        raise
+    tell()
     return tuple(records)
 
 
