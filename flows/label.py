@@ -95,9 +95,11 @@ def _record(labels: LabelSet, counts: Counts, status: str) -> dict[str, Any]:
 def _speed(counts: Counts) -> dict[str, Any]:
     """How fast labelling was, and where the time went; nothing where nothing was made."""
     effort = counts.effort
-    if not counts.shards_written:
+    if counts.first_shard_seconds is None:
         return {}
     return {
+        "first_shard_seconds": round(counts.first_shard_seconds, 3),
+        "load_seconds": round(effort.load_seconds, 3),
         "batch_size": counts.batch_size,
         "positions_per_second": round(counts.positions / (time.monotonic() - counts.started), 3),
         "seconds_by_step": {step.value: round(value, 3) for step, value in effort.seconds.items()},

@@ -40,6 +40,8 @@ class Effort:
         self.positions = 0
         self.tokens_real = 0
         self.tokens_computed = 0
+        self.load_seconds = 0.0
+        """What loading the teacher took; of several processes, the slowest."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -79,6 +81,7 @@ class Effort:
             self.positions += other.positions
             self.tokens_real += other.tokens_real
             self.tokens_computed += other.tokens_computed
+            self.load_seconds = max(self.load_seconds, other.load_seconds)
 
     def take(self) -> Effort:
         """What was spent since the last time this was asked."""
@@ -90,6 +93,7 @@ class Effort:
                 positions=self.positions,
                 tokens_real=self.tokens_real,
                 tokens_computed=self.tokens_computed,
+                load_seconds=self.load_seconds,
             )
             self.seconds = dict.fromkeys(Step, 0.0)
             self.batches = self.positions = self.tokens_real = self.tokens_computed = 0

@@ -5,6 +5,7 @@ A request says all that a process needs to make shards, and can be sent to one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,7 @@ class Labeller:
         if request.threads is not None:
             torch.set_num_threads(request.threads)
         self._request = request
+        started = time.monotonic()
         self._teacher = load_teacher(
             Folder.open(request.store),
             request.card,
@@ -87,6 +89,7 @@ class Labeller:
             request.spec.inputs,
             request.device,
         )
+        self._load_seconds = time.monotonic() - started
 
     def probe(self, plans: Sequence[ShardPlan], batch_size: int | None) -> Probe:
         """Label a batch of each split and throw it away; find the batch size where it is None."""
@@ -115,6 +118,7 @@ class Labeller:
     ) -> tuple[ShardRecord, ...]:
         """Make and commit some shards: see `tasks.label.label_shards`."""
         request = self._request
+        effort.load_seconds = self._load_seconds
         job = LabelJob(
             folder=Folder.open(request.label_set),
             spec=request.spec,
