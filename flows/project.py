@@ -15,14 +15,16 @@ from typing import Any
 from flows.recipe import LoadedRecipe, Recipe, load_recipe
 from storage import identity, layout
 from storage.cards import Card, find_card
-from storage.corpus import Corpus, CorpusIndex, corpus_index
+from storage.corpus import Corpus, CorpusIndex
 from storage.errors import (
+    DataError,
     IntegrityError,
     MissingProductError,
     RecipeError,
     StoreError,
 )
 from storage.files import Folder
+from storage.ingest import corpus_index, open_corpus
 from storage.options import TRAIN
 from storage.reader import LabelSet
 from storage.records import read_record, write_record
@@ -84,6 +86,7 @@ class Project:
         self.loaded = loaded
         self.key = key
         self.store = Folder.open(loaded.store)
+        self._corpus: Corpus | None = None
 
     @classmethod
     def open(
@@ -123,13 +126,30 @@ class Project:
             self.recipe.data,
             self.loaded.folder,
             self.recipe.labels.positions_per_shard,
+            self._opened,
         )
         self._require_parts(index)
         return index
 
     def open_corpus(self) -> Corpus:
-        """The user's data, to be read; to be closed."""
-        return Corpus.load(self.recipe.data, self.loaded.folder)
+        """The user's data, to be read; to be closed.
+
+        Raises:
+            DataError: they are not as the recipe says, or not those of the index.
+        """
+        index = self.index
+        corpus = self._opened()
+        if corpus.shards(self.recipe.labels.positions_per_shard) != index.shards:
+            raise DataError(
+                "data.source: the data changed since this run looked at them; run it again"
+            )
+        return corpus
+
+    def _opened(self) -> Corpus:
+        """The corpus, which is not read again before it was closed."""
+        if self._corpus is None or self._corpus.is_closed:
+            self._corpus = open_corpus(self.recipe.data, self.loaded.folder)
+        return self._corpus
 
     @cached_property
     def num_classes(self) -> int:

@@ -12,7 +12,6 @@ from flows.project import Project
 from flows.watch import end_with_parent
 from storage import layout
 from storage.cards import Card
-from storage.corpus import Corpus
 from tasks.teacher_options import FitTeacherOptions
 
 
@@ -66,9 +65,10 @@ def _make(project: Project, force: bool) -> Card:
     if force:
         folder = project.store / layout.product(layout.TEACHERS, intent.fingerprint)
         clear_checkpoints(folder)
-    corpus = Corpus.load(project.recipe.data, project.loaded.folder)
     device = pick_device(project.recipe.execution.device)
-    return fit_teacher(project.store, options, corpus, project.num_classes, intent, device)
+    return fit_teacher(
+        project.store, options, project.open_corpus(), project.num_classes, intent, device
+    )
 
 
 def _record(project: Project, card: Card, status: str, started: float) -> dict[str, Any]:

@@ -1,37 +1,27 @@
-"""The corpus: the user's data as checked, split columns, and the digests that name its content.
+"""The corpus: the user's samples by split, and the digests that name their content.
 
-A corpus is held in memory. Its index (which samples make which shard, and their digests) is kept
-in the store, so that a finished pipeline looks at files and does not read them.
+A corpus is read a range of samples at a time, so that work on it takes the memory of a range and
+not of the data. What it holds is checked before; its index says which samples make which shard.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import layout, sources
-from storage.errors import DataError, IntegrityError
-from storage.files import Folder
-from storage.identity import canonical_json, fingerprint
-from storage.options import SPLIT_NAME_PATTERN, DataOptions, Task
-from storage.records import parse, read_record, write_record
-from storage.rows import Column, Ragged, Rows, num_rows, take, values_of
-from storage.samples import as_ragged, prepare
-from storage.schema import LABEL, MASK, SAMPLE_ID
+from storage.options import Task
+from storage.row_digest import digest_of_parts, digest_of_rows
+from storage.rows import Column, Ragged, Rows, num_rows, part, values_of
+from storage.schema import LABEL, MASK
 from storage.spec import CorpusForm, InputSpec, StoredModel
 from storage.writer import ranges
 
-_SPLIT_NAME = re.compile(SPLIT_NAME_PATTERN)
-
-CODE_VERSION = 1
-"""Raised by hand when the same data come to other rows or digests."""
+ROWS_OF_GROUP: Final = 1024
+"""Samples that are read together in passing, and shuffled together where models are fitted."""
 
 
 class ShardSamples(StoredModel):
@@ -51,6 +41,7 @@ class CorpusIndex(StoredModel):
         digests: for each split, the digest of all its samples.
         samples: for each split, how many samples it has.
         num_labels: one more than the largest hard label; 0 without labels.
+        class_names: those that the data themselves give, in the order of the hard labels.
     """
 
     task: Task
@@ -60,6 +51,7 @@ class CorpusIndex(StoredModel):
     digests: dict[str, str]
     samples: dict[str, int]
     num_labels: int
+    class_names: tuple[str, ...] | None = None
 
     @property
     def form(self) -> CorpusForm:
@@ -67,107 +59,132 @@ class CorpusIndex(StoredModel):
         return CorpusForm(self.task, self.inputs, self.has_label, tuple(self.samples))
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """The user's samples by split, as numpy columns named as in a shard."""
+class Corpus(ABC):
+    """The user's samples by split, as numpy columns named as in a shard.
 
-    form: CorpusForm
-    splits: Mapping[str, Rows]
+    A subclass says where they come from. It gives `read`, and where the content has a digest of
+    its own, such as that of files which need not be decoded for it, `digest` as well. It can be
+    pickled, so that child processes read too; what it reads from is the opener's to remove.
 
-    @classmethod
-    def load(cls, options: DataOptions, folder: Path) -> Corpus:
-        """Read and check the data that `options` name; paths are relative to `folder`.
+    Rows may hold the column `bad`: why a sample could not be made, or "". The inputs of such a
+    sample are placeholders.
 
-        Raises:
-            DataError: a file, column, label, id, split or input is not as the recipe says.
-        """
-        parts = _load_parts(options, folder)
-        splits = {name: prepare(columns, options, name) for name, columns in parts.items()}
-        if not options.splits.file:
-            splits = _divide(splits[""], parts[""], options)
-        splits = _of_one_form(splits)
-        _require_unique_ids(splits)
-        for name, rows in splits.items():
-            if num_rows(rows) == 0:
-                raise DataError(f"data: the split {name!r} is empty; change data.splits")
-        first = next(iter(splits.values()))
-        form = CorpusForm(options.task, _input_specs(first), LABEL in first, tuple(splits))
-        for name, rows in splits.items():
-            specs = _input_specs(rows)
-            if specs != form.inputs:
-                raise DataError(
-                    f"data.inputs: the split {name!r} holds {_said(specs)}, while the split "
-                    f"{form.splits[0]!r} holds {_said(form.inputs)}; make them the same"
-                )
-        return cls(form, splits)
+    Attributes:
+        form: what the data decide about a label set.
+        samples: for each split, how many samples it has.
+        num_labels: one more than the largest hard label; 0 without labels.
+        class_names: those that the data themselves give, in the order of the hard labels.
+        is_closed: whether it can no longer be read.
+    """
 
-    @property
-    def samples(self) -> dict[str, int]:
-        """Samples of each split."""
-        return {split: num_rows(rows) for split, rows in self.splits.items()}
-
-    def read(self, split: str, start: int, stop: int) -> dict[str, Column]:
-        """The samples of a split from `start` to `stop`."""
-        return take(self.splits[split], np.arange(start, min(stop, self.samples[split])))
+    def __init__(
+        self,
+        form: CorpusForm,
+        samples: Mapping[str, int],
+        num_labels: int,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        self.form = form
+        self.samples = dict(samples)
+        self.num_labels = num_labels
+        self.class_names = class_names
+        self.is_closed = False
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Remove what was made to read from; nothing can be read afterwards."""
+        self.is_closed = True
+
+    @abstractmethod
+    def read(
+        self, split: str, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> dict[str, Column]:
+        """The samples of a split from `start` to `stop`: all columns, or those named.
+
+        Costs the memory of these samples. Threads may read at the same time.
+        """
+
+    @abstractmethod
+    def columns(self, split: str) -> tuple[str, ...]:
+        """The names of the columns of a split."""
+
+    def digest(self, split: str, start: int, stop: int) -> str:
+        """The sha256 over ids and content of some samples."""
+        return digest_of_rows(self.read(split, start, stop))
+
+    def digest_of_split(self, split: str) -> str:
+        """The same over all samples of a split, read part by part."""
+
+        def read(name: str) -> Iterator[Column]:
+            for rows in self.parts(split, [name]):
+                yield rows[name]
+
+        return digest_of_parts(self.columns(split), self.samples[split], read)
+
+    def parts(
+        self, split: str, columns: Sequence[str] | None = None, size: int = ROWS_OF_GROUP
+    ) -> Iterator[dict[str, Column]]:
+        """All samples of a split, `size` at a time."""
+        count = self.samples[split]
+        for start in range(0, count, size):
+            yield self.read(split, start, min(start + size, count), columns)
+
+    def shards(self, positions_per_shard: int) -> dict[str, tuple[ShardSamples, ...]]:
+        """Each split cut into shards, with the digests of their samples."""
+        return {split: tuple(self._cut(split, positions_per_shard)) for split in self.samples}
 
     def index(self, positions_per_shard: int) -> CorpusIndex:
-        """Cut each split into shards and digest them."""
-        shards = {
-            split: tuple(_shards(rows, positions_per_shard)) for split, rows in self.splits.items()
-        }
+        """What there is: shards of at most so many positions, and digests."""
         return CorpusIndex(
             task=self.form.task,
             inputs=self.form.inputs,
             has_label=self.form.has_label,
-            shards=shards,
-            digests={split: digest_of_rows(rows) for split, rows in self.splits.items()},
-            samples={split: num_rows(rows) for split, rows in self.splits.items()},
-            num_labels=max(_num_labels(rows) for rows in self.splits.values()),
+            shards=self.shards(positions_per_shard),
+            digests={split: self.digest_of_split(split) for split in self.samples},
+            samples=self.samples,
+            num_labels=self.num_labels,
+            class_names=self.class_names,
         )
 
+    def _cut(self, split: str, positions_per_shard: int) -> Iterator[ShardSamples]:
+        positions_B = self._positions(split)
+        for start, stop in ranges(positions_B, positions_per_shard):
+            yield ShardSamples(
+                start=start,
+                rows=stop - start,
+                positions=int(positions_B[start:stop].sum()),
+                digest=self.digest(split, start, stop),
+            )
 
-def corpus_index(
-    store: Folder, options: DataOptions, folder: Path, positions_per_shard: int
-) -> CorpusIndex:
-    """The index of the user's data: from the store where the data did not change since."""
-    urls = _sources(options, folder)
-    stamps = {split: sources.stamp(url, options.version) for split, url in urls.items()}
-    if None in stamps.values():
-        return Corpus.load(options, folder).index(positions_per_shard)
-    key = {
-        "code_version": CODE_VERSION,
-        "data": options.identity(),
-        "stamps": stamps,
-        "shard": positions_per_shard,
-    }
-    name = layout.corpus_index(fingerprint(key))
-    try:
-        if store.exists(name):
-            return parse(CorpusIndex, read_record(store, name), store.url_of(name))
-    except IntegrityError:
-        store.delete(name)
-    index = Corpus.load(options, folder).index(positions_per_shard)
-    write_record(store, name, index)
-    return index
+    def _positions(self, split: str) -> NDArray[np.int64]:
+        """Positions of each sample of a split: 8 bytes a sample."""
+        if MASK not in self.columns(split):
+            return np.ones(self.samples[split], np.int64)
+        return np.concatenate([positions_of(rows) for rows in self.parts(split, [MASK])])
 
 
-def digest_of_rows(rows: Rows) -> str:
-    """The sha256 over ids and content of samples."""
-    state = hashlib.sha256()
-    for name in sorted(rows):
-        column = rows[name]
-        values = values_of(column)
-        state.update(canonical_json([name, values.dtype.str, values.shape]))
-        if isinstance(column, Ragged):
-            state.update(column.lengths_B.tobytes())
-        if sources.is_text(values):
-            state.update(canonical_json([str(value) for value in values]))
-        else:
-            state.update(np.ascontiguousarray(values).tobytes())
-    return state.hexdigest()
+class MemoryCorpus(Corpus):
+    """Samples that are at hand as columns."""
+
+    def __init__(
+        self,
+        form: CorpusForm,
+        splits: Mapping[str, Rows],
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        samples = {split: num_rows(rows) for split, rows in splits.items()}
+        super().__init__(form, samples, max(map(_num_labels, splits.values())), class_names)
+        self.splits = splits
+
+    def read(
+        self, split: str, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> dict[str, Column]:
+        """The samples of a split from `start` to `stop`: all columns, or those named."""
+        rows = self.splits[split]
+        return part({name: rows[name] for name in columns or rows}, start, stop)
+
+    def columns(self, split: str) -> tuple[str, ...]:
+        """The names of the columns of a split."""
+        return tuple(self.splits[split])
 
 
 def positions_of(rows: Rows) -> NDArray[np.int64]:
@@ -176,113 +193,19 @@ def positions_of(rows: Rows) -> NDArray[np.int64]:
     return mask.lengths_B if isinstance(mask, Ragged) else np.ones(num_rows(rows), np.int64)
 
 
-def _sources(options: DataOptions, folder: Path) -> dict[str, str]:
-    named = options.source if isinstance(options.source, dict) else {"": options.source}
-    return {split: sources.resolve(source, folder) for split, source in named.items()}
-
-
-def _load_parts(options: DataOptions, folder: Path) -> dict[str, dict[str, Column]]:
-    extra = (options.label, options.mask, options.id, options.splits.column)
-    wanted = [*options.inputs, *(name for name in extra if name is not None)]
-    return {
-        split: sources.load_columns(source, dict.fromkeys(wanted))
-        for split, source in _sources(options, folder).items()
-    }
-
-
-def _divide(
-    rows: Rows, columns: Mapping[str, Column], options: DataOptions
-) -> dict[str, dict[str, Column]]:
-    splits = options.splits
-    if splits.fractions is not None:
-        # By name: the order in which a recipe says the shares must not matter.
-        names = sorted(splits.fractions)
-        shares = [splits.fractions[name] for name in names]
-        chosen = _hashed(rows[SAMPLE_ID], splits.salt, shares)
-        return {name: take(rows, np.flatnonzero(chosen == i)) for i, name in enumerate(names)}
-    assert splits.column is not None
-    labels = np.array([str(value) for value in np.asarray(columns[splits.column])])
-    found = [str(name) for name in np.unique(labels)]
-    for name in found:
-        if not _SPLIT_NAME.fullmatch(name):
-            raise DataError(
-                f"data.splits.column: {splits.column!r} holds {name[:40]!r}; the name of a split "
-                "has up to 40 of a-z, 0-9 and _"
-            )
-    return {name: take(rows, np.flatnonzero(labels == name)) for name in found}
-
-
-def _hashed(ids: Any, salt: str, shares: list[float]) -> NDArray[np.int64]:
-    """The split of each id: its hash as a number in [0, 1), among the cumulated shares."""
-    places = np.array(
-        [int.from_bytes(hashlib.sha256(f"{salt}/{name}".encode()).digest()[:7]) for name in ids],
-        dtype=np.float64,
-    )
-    bounds = np.cumsum(shares)[:-1]
-    return np.searchsorted(bounds, places / 2.0**56, side="right")
-
-
-def _require_unique_ids(splits: Mapping[str, Rows]) -> None:
-    ids = np.concatenate([np.asarray(rows[SAMPLE_ID]) for rows in splits.values()])
-    if len(set(ids)) == len(ids):
-        return
-    seen, counts = np.unique(ids.astype(str), return_counts=True)
-    twice = seen[counts > 1]
-    raise DataError(
-        f"data.id: {len(twice)} ids are there more than once, such as {twice[0]!r}; ids must be "
-        "unique over all splits"
-    )
-
-
-def _of_one_form(splits: Mapping[str, dict[str, Column]]) -> dict[str, dict[str, Column]]:
-    """Where the lengths of an input vary in one split, it is a `Ragged` in all of them."""
-    varying = {
-        name
-        for rows in splits.values()
-        for name, column in rows.items()
-        if isinstance(column, Ragged)
-    }
-    return {
-        split: {
-            name: as_ragged(column) if name in varying else column for name, column in rows.items()
-        }
-        for split, rows in splits.items()
-    }
-
-
-def _said(specs: tuple[InputSpec, ...]) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype} {spec.shape or ''}".strip() for spec in specs)
-
-
-def _input_specs(rows: Rows) -> tuple[InputSpec, ...]:
+def input_specs(rows: Rows) -> tuple[InputSpec, ...]:
+    """The inputs that rows hold."""
     specs = []
     for name, column in rows.items():
         if not name.startswith("input."):
             continue
+        shape = None if isinstance(column, Ragged) else column.shape[1:]
         plain = name.removeprefix("input.")
-        if isinstance(column, Ragged):
-            specs.append(InputSpec(name=plain, dtype=column.values_NW.dtype.name, shape=None))
-        else:
-            specs.append(InputSpec(name=plain, dtype=column.dtype.name, shape=column.shape[1:]))
+        specs.append(InputSpec(name=plain, dtype=values_of(column).dtype.name, shape=shape))
     return tuple(specs)
-
-
-def _shards(rows: Rows, positions_per_shard: int) -> list[ShardSamples]:
-    positions = positions_of(rows)
-    return [
-        ShardSamples(
-            start=start,
-            rows=stop - start,
-            positions=int(positions[start:stop].sum()),
-            digest=digest_of_rows(take(rows, np.arange(start, stop))),
-        )
-        for start, stop in ranges(positions, positions_per_shard)
-    ]
 
 
 def _num_labels(rows: Rows) -> int:
     if LABEL not in rows:
         return 0
-    column = rows[LABEL]
-    values = values_of(column)
-    return int(values.max(initial=-1)) + 1
+    return int(values_of(rows[LABEL]).max(initial=-1)) + 1

@@ -45,6 +45,12 @@ class Ragged:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return Ragged(self.values_NW[np.repeat(starts[rows], lengths) + within], lengths)
 
+    def part(self, start: int, stop: int) -> Ragged:
+        """The samples from `start` to `stop`, without a copy."""
+        first = int(self.lengths_B[:start].sum())
+        lengths_B = self.lengths_B[start:stop]
+        return Ragged(self.values_NW[first : first + int(lengths_B.sum())], lengths_B)
+
     def padded(self, length: int, fill: float | bool) -> Array:
         """The values as [B, length] or [B, length, W], with `fill` where a sample has ended."""
         shape = (len(self), length, *self.values_NW.shape[1:])
@@ -74,6 +80,19 @@ def lengths_of(rows: Rows) -> NDArray[np.int64] | None:
         if name.startswith(INPUT) and isinstance(column, Ragged):
             return column.lengths_B
     return None
+
+
+def is_text(values: Array) -> bool:
+    """Whether a column holds text."""
+    return values.dtype.kind in "OUST"
+
+
+def part(rows: Rows, start: int, stop: int) -> dict[str, Column]:
+    """The samples from `start` to `stop`, without a copy."""
+    return {
+        name: column.part(start, stop) if isinstance(column, Ragged) else column[start:stop]
+        for name, column in rows.items()
+    }
 
 
 def take(rows: Rows, chosen: NDArray[np.int64]) -> dict[str, Column]:

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import sources
 from storage.errors import DataError
 from storage.options import ATTENTION_MASK, DataOptions, Task
-from storage.rows import Array, Column, Ragged, Rows, lengths_of, values_of
+from storage.rows import Array, Column, Ragged, Rows, is_text, lengths_of, values_of
 from storage.schema import LABEL, MASK, NO_LABEL, SAMPLE_ID, input_column
 
 FEATURES = "features"
@@ -72,7 +71,7 @@ def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) ->
     chosen = {name: columns[name] for name in options.inputs}
     for name, column in chosen.items():
         values = values_of(column)
-        if sources.is_text(values) or values.dtype.kind not in "biuf":
+        if is_text(values) or values.dtype.kind not in "biuf":
             raise DataError(
                 f"data.inputs: the column {name!r} holds {values.dtype}, expected numbers; turn "
                 "texts, images and sounds into numbers in a package.module:name target"
@@ -186,7 +185,7 @@ def _named(ids: Array, places: NDArray[np.int64]) -> str:
 def _class_ids(column: Column, options: DataOptions) -> Array:
     if isinstance(column, Ragged) or column.ndim != 1:
         raise DataError(f"data.label: {options.label!r} holds lists, expected one class a sample")
-    if not sources.is_text(column):
+    if not is_text(column):
         return _whole(column, str(options.label))
     if options.class_names is None:
         raise DataError(

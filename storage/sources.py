@@ -24,7 +24,7 @@ from storage.errors import DataError, IntegrityError, one_line
 from storage.files import Folder
 from storage.identity import Json, digest_of_bytes, fingerprint
 from storage.records import read_record, write_record
-from storage.rows import Array, Column, Ragged
+from storage.rows import Column, Ragged
 from storage.targets import is_target, load_target
 
 _CHANGES: Final = (
@@ -221,8 +221,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     return one_line(error)
-
-
-def is_text(values: Array) -> bool:
-    """Whether a column holds text."""
-    return values.dtype.kind in "OUST"

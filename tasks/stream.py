@@ -1,4 +1,4 @@
-"""Streams of batches: from a label set's shards, or from the user's data held in memory.
+"""Streams of batches: from a label set's shards, or from the user's data.
 
 The order is that of `storage.order`, so the position {digest, seed, epoch, samples consumed} is
 all the state there is. Batches run on over windows; the last batch of an epoch is smaller where
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from storage import schema
-from storage.corpus import Corpus, digest_of_rows, positions_of
+from storage.corpus import ROWS_OF_GROUP, Corpus, positions_of
 from storage.errors import StoreError
 from storage.options import Keep
 from storage.order import Order, Window
@@ -34,7 +34,6 @@ from storage.rows import (
 )
 from tasks.nn.batch import Batch
 
-_ROWS_OF_MEMORY_GROUP = 1024
 DIGEST = "digest"
 SEED = "seed"
 EPOCH = "epoch"
@@ -86,27 +85,23 @@ class LabelSource:
         return self.labels.read(shard, place, self._columns)
 
 
-class MemorySource:
+class CorpusSource:
     """One split of a corpus, with hard labels only."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        count = num_rows(rows)
-        starts = range(0, count, _ROWS_OF_MEMORY_GROUP)
-        self.group_sizes = tuple(min(_ROWS_OF_MEMORY_GROUP, count - start) for start in starts)
-        self.digest = digest_of_rows(rows)
+    def __init__(self, corpus: Corpus, split: str) -> None:
+        self._corpus = corpus
+        self._split = split
+        count = corpus.samples[split]
+        starts = range(0, count, ROWS_OF_GROUP)
+        self.group_sizes = tuple(min(ROWS_OF_GROUP, count - start) for start in starts)
+        self.digest = corpus.digest_of_split(split)
         self.temperatures: tuple[float, ...] = ()
         self.drawn_at: float | None = None
 
-    @classmethod
-    def of(cls, corpus: Corpus, split: str) -> MemorySource:
-        """The split of that name."""
-        return cls(corpus.splits[split])
-
     def read(self, group: int) -> Rows:
         """The rows of one group."""
-        start = group * _ROWS_OF_MEMORY_GROUP
-        return take(self._rows, np.arange(start, start + self.group_sizes[group]))
+        start = group * ROWS_OF_GROUP
+        return self._corpus.read(self._split, start, start + self.group_sizes[group])
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tasks.intents import Intent, teacher_source
 from tasks.nn.models import build_model, load_module, num_parameters
 from tasks.onnx_teacher import OnnxTeacher
 from tasks.options import LossOptions
-from tasks.stream import MemorySource
+from tasks.stream import CorpusSource
 from tasks.teacher_options import (
     FitTeacherOptions,
     OnnxTeacherOptions,
@@ -50,7 +50,7 @@ def fit_teacher(
         ModelError: the model does not fit the data.
     """
     folder = store / layout.product(layout.TEACHERS, intent.fingerprint)
-    validation = MemorySource.of(corpus, VALIDATION) if VALIDATION in corpus.splits else None
+    validation = CorpusSource(corpus, VALIDATION) if VALIDATION in corpus.samples else None
     job = FitJob(
         title="teacher",
         where=WHERE,
@@ -61,7 +61,7 @@ def fit_teacher(
         num_classes=num_classes,
         task=corpus.form.task,
     )
-    fitted = fit(job, MemorySource.of(corpus, TRAIN), validation, folder, device)
+    fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device)
     weights = weights_bytes(fitted.model)
     card = publish(
         store,

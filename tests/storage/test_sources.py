@@ -12,8 +12,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import DataError, RecipeError
 from storage.identity import digest_of_bytes
-from storage.rows import Ragged
-from storage.sources import digest_of_source, is_text, load_columns, resolve, stamp
+from storage.rows import Ragged, is_text
+from storage.sources import digest_of_source, load_columns, resolve, stamp
 from tests.storage.refusal import refused
 
 SUFFIXES = [".parquet", ".csv", ".jsonl", ".ndjson", ".arrow", ".feather"]

@@ -15,7 +15,7 @@ from tasks.fit import HISTORY_SCHEMA, FitJob, fit, history_bytes, read_history
 from tasks.model_options import MlpOptions, TargetOptions
 from tasks.options import LossOptions, TrainingOptions
 from tasks.progress import listening
-from tasks.stream import LabelSource, MemorySource
+from tasks.stream import CorpusSource, LabelSource
 from tests.tasks.interruption import Interruption, assert_interrupted_equals_uninterrupted
 from tests.tasks.toy import (
     ROW,
@@ -219,8 +219,8 @@ def test_a_teacher_is_fitted_to_hard_labels(tmp_path):
     )
     fitted = fit(
         the_job,
-        MemorySource.of(corpus, "train"),
-        MemorySource.of(corpus, "validation"),
+        CorpusSource(corpus, "train"),
+        CorpusSource(corpus, "validation"),
         Folder.open(tmp_path),
         CPU,
     )
@@ -267,7 +267,7 @@ def test_nan_stops_and_names_step_and_samples(tmp_path):
     with pytest.raises(
         NotFiniteError, match=r"^students\.toy: step \d+: the loss is nan .* samples train-13, "
     ):
-        fit(the_job, MemorySource.of(corpus, "train"), None, Folder.open(tmp_path), CPU)
+        fit(the_job, CorpusSource(corpus, "train"), None, Folder.open(tmp_path), CPU)
 
 
 def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path):
@@ -283,8 +283,8 @@ def test_a_validation_loss_that_is_not_finite_stops_too(tmp_path):
     with pytest.raises(NotFiniteError, match=r"students\.toy: step 1: the validation loss is nan"):
         fit(
             the_job,
-            MemorySource.of(corpus, "train"),
-            MemorySource.of(corpus, "validation"),
+            CorpusSource(corpus, "train"),
+            CorpusSource(corpus, "validation"),
             Folder.open(tmp_path),
             CPU,
         )

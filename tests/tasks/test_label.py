@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from storage import layout
-from storage.corpus import digest_of_rows
 from storage.errors import DataError, ModelError, NotFiniteError, RecipeError
 from storage.files import Folder
 from storage.options import Codec, Keep, KeptSetOptions, LabelOptions, Layout
 from storage.quarantine import read_quarantine
 from storage.reader import LabelSet
 from storage.records import write_record
+from storage.row_digest import digest_of_rows
 from storage.rows import num_rows, take
 from storage.spec import spec_of
 from storage.verify import verify

@@ -11,8 +11,8 @@ from torch import nn
 
 from storage import layout
 from storage.cards import read_file
-from storage.corpus import Corpus
 from storage.errors import IntegrityError, NotFiniteError
+from storage.ingest import open_corpus
 from storage.options import (
     Codec,
     DataOptions,
@@ -232,7 +232,7 @@ def test_label_logit_and_hard_label_of_a_position_are_those_of_the_next_token(st
         classes=7,
         splits=SplitOptions(column="split"),
     )
-    corpus = Corpus.load(data, Path())
+    corpus = open_corpus(data, Path())
     knowing = TableModel(counting_table(), blocks=True)
     teacher = TorchTeacher(knowing, (TOKENS,), CPU, "teacher")
     how = options(keep=keep, evaluation=KeptSetOptions(keep=keep, k=2))

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.corpus import digest_of_rows
 from storage.options import LabelOptions
+from storage.row_digest import digest_of_rows
 from storage.rows import num_rows, take
 from storage.spec import spec_of
 from tasks.effort import Effort

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from storage.corpus import Corpus
 from storage.errors import StoreError
 from storage.options import LabelOptions
 from storage.rows import Ragged
-from tasks.stream import LabelSource, MemorySource, Stream, collate
+from tasks.stream import CorpusSource, LabelSource, Stream, collate
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted, once_and_twice
 from tests.tasks.toy import (
     TableTeacher,
@@ -160,7 +159,7 @@ def test_a_batch_holds_what_was_stored(source):
 
 def test_a_corpus_in_memory_streams_alike():
     corpus = numbered_corpus({"train": 2500, "test": 3})
-    source = MemorySource.of(corpus, "train")
+    source = CorpusSource(corpus, "train")
     assert source.group_sizes == (1024, 1024, 452)
     stream = Stream(source, 64, seed=1, window=2)
     batches = list(stream)
@@ -175,7 +174,7 @@ def test_a_corpus_in_memory_streams_alike():
 
 def test_without_labels_there_is_none():
     corpus = numbered_corpus({"train": 3}, label=False)
-    (batch,) = Stream(MemorySource.of(corpus, "train"), 3)
+    (batch,) = Stream(CorpusSource(corpus, "train"), 3)
     assert batch.label_P.tolist() == [-100, -100, -100]
     assert batch.label_logit_P is None
 
@@ -254,7 +253,7 @@ def test_types_of_inputs():
 
 def test_a_source_names_its_content():
     one, other = (
-        MemorySource.of(Corpus(c.form, c.splits), "train").digest
+        CorpusSource(c, "train").digest
         for c in (numbered_corpus({"train": 5}), numbered_corpus({"train": 6}))
     )
     assert one != other

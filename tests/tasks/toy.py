@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from storage import layout
-from storage.corpus import Corpus
+from storage.corpus import Corpus, MemoryCorpus
 from storage.files import Folder
 from storage.options import LabelOptions, Task
 from storage.reader import LabelSet
@@ -136,7 +136,9 @@ def counting_table(sharpness: float = 20.0) -> np.ndarray:
     return sharpness * np.eye(7, dtype=np.float32)[(np.arange(7) + 1) % 7]
 
 
-def numbered_corpus(sizes: Mapping[str, int], num_classes: int = 5, label: bool = True) -> Corpus:
+def numbered_corpus(
+    sizes: Mapping[str, int], num_classes: int = 5, label: bool = True
+) -> MemoryCorpus:
     """Samples with the numbers 0, 1, ... over all splits; the label of n is n modulo C."""
     splits = {}
     start = 0
@@ -150,10 +152,10 @@ def numbered_corpus(sizes: Mapping[str, int], num_classes: int = 5, label: bool 
         if label:
             splits[split]["label"] = numbers % num_classes
     form = CorpusForm(Task.CLASSIFICATION, (ROW,), label, tuple(sizes))
-    return Corpus(form, splits)
+    return MemoryCorpus(form, splits)
 
 
-def block_corpus(blocks: Sequence[Sequence[int]], mask: Sequence[Sequence[bool]]) -> Corpus:
+def block_corpus(blocks: Sequence[Sequence[int]], mask: Sequence[Sequence[bool]]) -> MemoryCorpus:
     """Blocks of tokens for tagging: the label of token n is n modulo 3."""
     lengths = np.array([len(block) for block in blocks])
     tokens = np.concatenate([np.asarray(block, np.int64) for block in blocks])
@@ -164,10 +166,10 @@ def block_corpus(blocks: Sequence[Sequence[int]], mask: Sequence[Sequence[bool]]
         "label": Ragged(np.where(counts, tokens % 3, -100), lengths),
         "mask": Ragged(counts, lengths),
     }
-    return Corpus(CorpusForm(Task.TAGGING, (TOKENS,), True, ("train",)), {"train": rows})
+    return MemoryCorpus(CorpusForm(Task.TAGGING, (TOKENS,), True, ("train",)), {"train": rows})
 
 
-def text_corpus(texts: Sequence[Sequence[int]]) -> Corpus:
+def text_corpus(texts: Sequence[Sequence[int]]) -> MemoryCorpus:
     """Texts of tokens, each of one class: its first token modulo 3."""
     lengths = np.array([len(text) for text in texts])
     tokens = np.concatenate([np.asarray(text, np.int64) for text in texts])
@@ -178,7 +180,7 @@ def text_corpus(texts: Sequence[Sequence[int]]) -> Corpus:
         "label": np.array([text[0] % 3 for text in texts]),
     }
     form = CorpusForm(Task.CLASSIFICATION, (TOKENS, ATTENTION), True, ("train",))
-    return Corpus(form, {"train": rows})
+    return MemoryCorpus(form, {"train": rows})
 
 
 def random_table(rows: int, num_classes: int = 5, seed: int = 0, scale: float = 3.0) -> np.ndarray:

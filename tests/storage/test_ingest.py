@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import layout
-from storage.corpus import Corpus, corpus_index, digest_of_rows
+from storage.corpus import Corpus
 from storage.errors import DataError, RecipeError, StoreError
 from storage.files import Folder
+from storage.ingest import corpus_index, open_corpus
 from storage.options import DataOptions, Task
-from storage.rows import Ragged
+from storage.rows import Column, Ragged
 from storage.samples import next_token_labels
 from storage.schema import NO_LABEL
 from storage.spec import CorpusForm, InputSpec
@@ -57,7 +59,7 @@ def load(tmp_path):
 
     def load_frame(data: pl.DataFrame, **changes) -> Corpus:
         data.write_parquet(tmp_path / "data.parquet")
-        return Corpus.load(data_options(**changes), tmp_path)
+        return open_corpus(data_options(**changes), tmp_path)
 
     return load_frame
 
@@ -73,13 +75,18 @@ def load_tokens(load):
         options = {"task": task, "inputs": inputs, "id": None, "label": None} | changes
         classes = {"classes": columns.pop("classes")} if "classes" in columns else {}
         data.pop("classes", None)
-        return load(pl.DataFrame(data), **options, **classes).splits["train"]
+        return rows_of(load(pl.DataFrame(data), **options, **classes))
 
     return load_blocks
 
 
+def rows_of(corpus: Corpus, split: str = "train") -> dict[str, Column]:
+    """All samples of a split."""
+    return corpus.read(split, 0, corpus.samples[split])
+
+
 def ids_of(corpus: Corpus) -> dict[str, list[str]]:
-    return {name: list(rows["sample_id"]) for name, rows in corpus.splits.items()}
+    return {name: list(rows_of(corpus, name)["sample_id"]) for name in corpus.samples}
 
 
 def lists_of(column: Ragged) -> list[list]:
@@ -89,19 +96,19 @@ def lists_of(column: Ragged) -> list[list]:
 
 class TestInputs:
     def test_plain_numbers_become_one_vector(self, load):
-        rows = load(frame()).splits["train"]
+        rows = rows_of(load(frame()))
         assert rows["input.features"].dtype == np.float32
         assert rows["input.features"][:3].tolist() == [[0, 0], [1, -1], [2, -2]]
 
     def test_a_list_stays_an_input_of_its_own(self, load):
         corpus = load(frame(), inputs="vector")
         assert corpus.form.inputs == (InputSpec(name="vector", dtype="int64", shape=(4,)),)
-        assert corpus.splits["train"]["input.vector"][0].tolist() == [0, 1, 2, 3]
+        assert rows_of(corpus)["input.vector"][0].tolist() == [0, 1, 2, 3]
 
     def test_a_shape_may_be_given_to_a_flat_list(self, load):
         corpus = load(frame(), inputs="vector", shapes={"vector": [2, 2]})
         assert corpus.form.inputs[0].shape == (2, 2)
-        assert corpus.splits["train"]["input.vector"][0].tolist() == [[0, 1], [2, 3]]
+        assert rows_of(corpus)["input.vector"][0].tolist() == [[0, 1], [2, 3]]
 
     def test_a_shape_that_does_not_fit_is_refused(self, load):
         with refused(DataError, "data.shapes", "'vector'", "(4,)", "(3,)"):
@@ -127,7 +134,7 @@ class TestInputs:
 
     def test_lists_of_varying_length_stay_lists(self, load):
         corpus = load(self.uneven(), inputs=["uneven", "scores"])
-        rows = corpus.splits["train"]
+        rows = rows_of(corpus)
         assert lists_of(rows["input.uneven"]) == [[1], [1, 2], [1, 2, 3]]
         assert rows["input.scores"].values_NW.dtype == np.float32
         assert [entry.shape for entry in corpus.form.inputs] == [None, None]
@@ -139,7 +146,7 @@ class TestInputs:
         assert [(entry.name, entry.dtype, entry.shape) for entry in corpus.form.inputs] == [
             ("uneven", "int64", None), ("attention_mask", "int64", None),
         ]  # fmt: skip
-        rows = corpus.splits["train"]
+        rows = rows_of(corpus)
         assert lists_of(rows["input.attention_mask"]) == [[1], [1, 1], [1, 1, 1]]
 
     def test_where_padding_is_told_lists_of_one_length_vary_too(self, load):
@@ -169,7 +176,7 @@ class TestInputs:
         data = frame(4).with_columns(text=pl.Series(lists))
         corpus = load(data, inputs="text")
         assert corpus.form.inputs[0].shape is None
-        assert lists_of(corpus.splits["test"]["input.text"]) == [[6, 7]]
+        assert lists_of(rows_of(corpus, "test")["input.text"]) == [[6, 7]]
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
     def test_numbers_that_are_not_finite_name_the_samples(self, load, bad):
@@ -196,16 +203,16 @@ class TestLabels:
     def test_class_ids_are_kept(self, load):
         corpus = load(frame())
         assert corpus.form.has_label
-        assert corpus.splits["train"]["label"][:4].tolist() == [0, 1, 2, 1]
-        assert corpus.splits["train"]["label"].dtype == np.int64
+        assert rows_of(corpus)["label"][:4].tolist() == [0, 1, 2, 1]
+        assert rows_of(corpus)["label"].dtype == np.int64
 
     def test_there_may_be_none(self, load):
         corpus = load(frame(), label=None)
         assert not corpus.form.has_label
-        assert "label" not in corpus.splits["train"]
+        assert "label" not in rows_of(corpus)
 
     def test_names_become_their_place_among_the_classes(self, load):
-        rows = load(frame(), label="name", classes=["fox", "cat", "dog"]).splits["train"]
+        rows = rows_of(load(frame(), label="name", classes=["fox", "cat", "dog"]))
         assert rows["label"][:3].tolist() == [1, 2, 0]
 
     def test_names_without_classes_are_refused(self, load):
@@ -233,7 +240,7 @@ class TestLabels:
             load(frame().with_columns(label=labels))
 
     def test_whole_numbers_may_be_written_as_fractions(self, load):
-        rows = load(frame().with_columns(pl.col("label").cast(pl.Float64))).splits["train"]
+        rows = rows_of(load(frame().with_columns(pl.col("label").cast(pl.Float64))))
         assert rows["label"][:3].tolist() == [0, 1, 2]
 
     def test_several_labels_a_sample_are_refused(self, load):
@@ -322,7 +329,7 @@ class TestFileSplits:
                 data.write_parquet(tmp_path / f"{name}.parquet")
             source = {"train": "train.parquet", "test": "test.parquet"}
             splits = {"file": True}
-            return Corpus.load(data_options(source=source, splits=splits, **changes), tmp_path)
+            return open_corpus(data_options(source=source, splits=splits, **changes), tmp_path)
 
         return load_frames
 
@@ -509,35 +516,25 @@ class TestIndex:
         other = frame(10).with_columns(name=pl.lit("other"))
         assert self.index(load, frame(10)) == self.index(load, other)
 
-    def test_where_a_block_ends_changes_the_digest(self):
-        values = np.arange(4)
-        digests = {
-            digest_of_rows({"input.t": Ragged(values, np.array(lengths, np.int64))})
-            for lengths in ([1, 3], [2, 2], [4])
-        }
-        assert len(digests) == 3
-
 
 class TestCorpusIndex:
     """The index is kept in the store: a finished pipeline looks, and does not read."""
 
     @pytest.fixture
-    def loads(self, monkeypatch):
-        """The corpora that were read."""
-        names = []
-        read = Corpus.load
-
-        def counted(options, folder):
-            names.append(options.name)
-            return read(options, folder)
-
-        monkeypatch.setattr(Corpus, "load", counted)
-        return names
+    def loads(self):
+        """The names of the corpora that were read."""
+        return []
 
     @pytest.fixture
-    def look(self, store, tmp_path):
+    def look(self, store, tmp_path, loads):
         def corpus_index_of(positions_per_shard=4, **changes):
-            return corpus_index(store, data_options(**changes), tmp_path, positions_per_shard)
+            options = data_options(**changes)
+
+            def opened():
+                loads.append(options.name)
+                return open_corpus(options, tmp_path)
+
+            return corpus_index(store, options, tmp_path, positions_per_shard, opened)
 
         frame().write_parquet(tmp_path / "data.parquet")
         return corpus_index_of
@@ -550,7 +547,7 @@ class TestCorpusIndex:
         assert len(loads) == 1
 
     def test_it_is_that_of_the_corpus(self, look, tmp_path):
-        expected = Corpus.load(data_options(), tmp_path).index(4)
+        expected = open_corpus(data_options(), tmp_path).index(4)
         assert look() == expected
         assert look() == expected
 
@@ -596,7 +593,8 @@ class TestCorpusIndex:
             source = dict(sorted({"train": f"{first}.parquet", "test": f"{second}.parquet"}.items(),
                                  key=lambda entry: entry[1]))  # fmt: skip
             options = data_options(source=source, splits={"file": True})
-            found.append(corpus_index(store, options, tmp_path, 4))
+            opened = partial(open_corpus, options, tmp_path)
+            found.append(corpus_index(store, options, tmp_path, 4, opened))
         assert found[0].digests["train"] == found[1].digests["test"]
         assert found[0].digests["train"] != found[1].digests["train"]
 
