@@ -42,9 +42,9 @@ class Command:
     def finish(self, *arguments: str) -> dict[str, Any]:
         return result_of(self.start(*arguments))
 
-    def kill_when(self, reached: Callable[[], bool], delay: float) -> bool:
+    def kill_when(self, reached: Callable[[], bool], delay: float, *arguments: str) -> bool:
         """Kill the command with -9 some time after a moment; False where it ended before."""
-        process = self.start()
+        process = self.start(*arguments)
         until(lambda: reached() or process.poll() is not None, "the moment to kill")
         time.sleep(delay)  # the random part of the moment, nothing is waited for
         alive = process.poll() is None
