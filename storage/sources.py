@@ -23,6 +23,7 @@ from storage import layout
 from storage.errors import DataError, IntegrityError, one_line
 from storage.files import Folder
 from storage.identity import Json, digest_of_bytes, fingerprint
+from storage.places import is_shipped, locate
 from storage.records import read_record, write_record
 from storage.rows import Column, Ragged
 from storage.targets import is_target, load_target
@@ -45,6 +46,8 @@ _READERS: Final[dict[str, Callable[[io.BytesIO], pl.DataFrame]]] = {
 
 def resolve(source: str, folder: Path) -> str:
     """A source as it can be opened: a path is relative to the recipe's `folder`."""
+    if is_shipped(source):
+        return locate(source)
     if is_target(source) or "://" in source or "::" in source:
         return source
     return str((folder / Path(source).expanduser()).resolve())
