@@ -32,8 +32,10 @@ from storage.sources import digest_of_source
 from storage.spec import LabelSetSpec, spec_of
 from tasks import intents
 from tasks.intents import Intent
+from tasks.onnx_digest import onnx_digest
+from tasks.onnx_options import OnnxTeacherOptions
 from tasks.planning import LabelPlan, plan_labels
-from tasks.teacher_options import FitTeacherOptions, OnnxTeacherOptions
+from tasks.teacher_options import FitTeacherOptions
 
 _shared: list[Project] = []
 
@@ -163,6 +165,8 @@ class Project:
         if isinstance(options, FitTeacherOptions):
             return intents.fitted_teacher(options, self.recipe.data, self.index)
         url = intents.teacher_source(options, self.loaded.folder)
+        if isinstance(options, OnnxTeacherOptions):
+            return intents.imported_teacher(options, onnx_digest(self.store, url, "teacher"))
         return intents.imported_teacher(options, digest_of_source(self.store, url))
 
     def teacher_card(self) -> Card | None:

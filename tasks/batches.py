@@ -4,8 +4,7 @@ Batches are built inside a shard only, so that its bytes depend neither on who m
 was made before. Samples of varying length are sorted by it, the longest first: what needs most
 memory runs before anything else, and later batches find room that was there already. Each batch is
 padded to one of few lengths, at most sixteen for each doubling, so that kernels and memory that
-were prepared for one length serve again. A batch ends early where more than a twelfth of it would
-be padding.
+were prepared for one length serve again.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STEPS_OF_A_DOUBLING = 16
-_MOST_PADDING = 1 / 12
 
 
 @dataclass(frozen=True)
@@ -44,30 +42,24 @@ def plan_batches(
         batch_size: samples of a batch.
     """
     if lengths_B is None:
-        starts = range(0, count, batch_size)
-        return [
-            PlannedBatch(np.arange(start, min(start + batch_size, count), dtype=np.int64), None)
-            for start in starts
-        ]
-    order = np.argsort(-lengths_B, kind="stable").astype(np.int64)
-    sorted_B = lengths_B[order]
+        order = np.arange(count, dtype=np.int64)
+    else:
+        order = np.argsort(-lengths_B, kind="stable").astype(np.int64)
     batches = []
-    start = 0
-    while start < count:
-        # Never beyond the longest sample: models may have a limit.
-        length = min(padded_length(int(sorted_B[start])), int(sorted_B[0]))
-        stop = start + _fitting(sorted_B[start : start + batch_size], length)
-        batches.append(PlannedBatch(order[start:stop], length))
-        start = stop
+    for start in range(0, count, batch_size):
+        places = order[start : start + batch_size]
+        batches.append(PlannedBatch(places, _length(lengths_B, order, start)))
     return batches
 
 
-def _fitting(lengths_B: NDArray[np.int64], length: int) -> int:
-    """How many of the longest samples go together: at least those that are as long as the first."""
-    computed_B = np.arange(1, len(lengths_B) + 1) * length
-    little_B = np.cumsum(lengths_B) >= (1 - _MOST_PADDING) * computed_B
-    same_B = lengths_B == lengths_B[0]
-    return int(np.flatnonzero(little_B | same_B)[-1]) + 1
+def _length(
+    lengths_B: NDArray[np.int64] | None, order: NDArray[np.int64], first: int
+) -> int | None:
+    """What a batch is padded to, never beyond the longest sample: models may have a limit."""
+    if lengths_B is None:
+        return None
+    longest = int(lengths_B[order[0]])
+    return min(padded_length(int(lengths_B[order[first]])), longest)
 
 
 def padded_length(length: int) -> int:

@@ -17,8 +17,9 @@ from storage.errors import DataError
 from storage.options import TRAIN, VALIDATION, DataOptions, LabelOptions
 from storage.sources import resolve
 from storage.spec import FORMAT_VERSION
+from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import EvaluationOptions, StudentOptions
-from tasks.teacher_options import FitTeacherOptions, OnnxTeacherOptions, TorchTeacherOptions
+from tasks.teacher_options import FitTeacherOptions, TorchTeacherOptions
 
 # Raised by hand when the code makes other bytes of the same intent.
 FIT_CODE_VERSION = 1

@@ -20,19 +20,17 @@ from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent, teacher_source
 from tasks.nn.models import build_model, load_module, num_parameters
+from tasks.onnx_files import read_onnx
+from tasks.onnx_options import OnnxTeacherOptions
 from tasks.onnx_teacher import OnnxTeacher
 from tasks.options import LossOptions
 from tasks.stream import CorpusSource
-from tasks.teacher_options import (
-    FitTeacherOptions,
-    OnnxTeacherOptions,
-    TeacherOptions,
-    TorchTeacherOptions,
-)
+from tasks.teacher_options import FitTeacherOptions, TeacherOptions, TorchTeacherOptions
 from tasks.teachers import Teacher, TorchTeacher
 from tasks.weights import load_weights, weights_bytes
 
 WHERE = "teacher"
+_CPU = torch.device("cpu")
 
 
 def fit_teacher(
@@ -96,21 +94,23 @@ def import_teacher(
         ModelError: it does not load, or does not run on the data's inputs.
     """
     url = teacher_source(options, folder)
-    content = read_source(url)
-    teacher, parameters = _imported(options, content, inputs, torch.device("cpu"), url)
+    if isinstance(options, OnnxTeacherOptions):
+        files = read_onnx(store, url, WHERE)
+        graph = OnnxTeacher(files.content, inputs, _CPU, options.on_cpu(), where=WHERE)
+        details = _details(url, files.digest, graph.num_classes, None, files.size_bytes)
+        details["logits"] = graph.origin
+    else:
+        content = read_source(url)
+        teacher, parameters = _torch_teacher(options, content, inputs, _CPU, url)
+        digest = digest_of_bytes(content)
+        details = _details(url, digest, teacher.num_classes, parameters, len(content))
     return publish(
         store,
         layout.TEACHERS,
         intent.fingerprint,
         name=WHERE,
         intent=intent.content,
-        details={
-            "source": url,
-            "weights_digest": digest_of_bytes(content),
-            "num_classes": teacher.num_classes,
-            "parameters": parameters,
-            "size_bytes": len(content),
-        },
+        details=details,
         files={},
     )
 
@@ -137,31 +137,43 @@ def load_teacher(
         load_weights(model, weights, card.fingerprint)
         return TorchTeacher(model, inputs, device, WHERE)
     url = teacher_source(options, folder)
+    if isinstance(options, OnnxTeacherOptions):
+        files = read_onnx(store, url, WHERE)
+        _require_unchanged(card, files.digest, url)
+        return OnnxTeacher(
+            files.content, inputs, device, options, folder=folder, where=WHERE, proven=True
+        )
     content = read_source(url)
-    if digest_of_bytes(content) != card.details["weights_digest"]:
+    _require_unchanged(card, digest_of_bytes(content), url)
+    return _torch_teacher(options, content, inputs, device, url)[0]
+
+
+def _details(
+    url: str, digest: str, num_classes: int, parameters: int | None, size_bytes: int
+) -> dict[str, Any]:
+    return {
+        "source": url,
+        "weights_digest": digest,
+        "num_classes": num_classes,
+        "parameters": parameters,
+        "size_bytes": size_bytes,
+    }
+
+
+def _require_unchanged(card: Card, digest: str, url: str) -> None:
+    if digest != card.details["weights_digest"]:
         raise IntegrityError(
             f"the teacher at {url} changed since its card was written; run the teacher stage again"
         )
-    return _imported(options, content, inputs, device, url)[0]
 
 
-def _imported(
-    options: TorchTeacherOptions | OnnxTeacherOptions,
+def _torch_teacher(
+    options: TorchTeacherOptions,
     content: bytes,
     inputs: tuple[InputSpec, ...],
     device: torch.device,
     url: str,
-) -> tuple[Teacher, int | None]:
-    if isinstance(options, OnnxTeacherOptions):
-        teacher: Any = OnnxTeacher(
-            content,
-            inputs,
-            device,
-            output=options.output,
-            input_names=options.input_names,
-            where=WHERE,
-        )
-        return teacher, None
+) -> tuple[Teacher, int]:
     model = load_module(options.target, options.arguments, WHERE)
     load_weights(model, content, url)
     return TorchTeacher(model, inputs, device, WHERE), num_parameters(model)

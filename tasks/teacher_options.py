@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from storage.identity import Json
-from storage.options import ColumnName, Options, built
+from storage.options import Options, built
 from tasks.model_options import ModelOptions, Target
+from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import TrainingOptions
 
 
@@ -45,22 +46,6 @@ class TorchTeacherOptions(Options):
     def identity(self) -> Json:
         """What decides the logits, but for the weights' content."""
         return self.model_dump(mode="json", exclude={"weights"})
-
-
-class OnnxTeacherOptions(Options):
-    """An ONNX model. Its logits are taken from a named output."""
-
-    kind: Literal["onnx"]
-    path: str
-    """The ONNX file: a path relative to the recipe, or a URL."""
-    output: str | None = None
-    """The output, or inner tensor, that holds the logits; None means the only output."""
-    input_names: tuple[ColumnName, ...] | None = None
-    """The graph's inputs for `data.inputs`, by position; None means the graph's own order."""
-
-    def identity(self) -> Json:
-        """What decides the logits, but for the weights' content."""
-        return self.model_dump(mode="json", exclude={"path"})
 
 
 TeacherOptions = FitTeacherOptions | TorchTeacherOptions | OnnxTeacherOptions

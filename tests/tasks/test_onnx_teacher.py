@@ -4,43 +4,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from storage.errors import ModelError
 from storage.spec import InputSpec
 from tasks.onnx_teacher import OnnxTeacher
 from tasks.teachers import TorchTeacher
+from tests.tasks.onnx_graphs import WEIGHT, graph, options
 from tests.tasks.toy import TOKENS, VECTOR
 
 CPU = torch.device("cpu")
-WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4) / 8
+SHAPES = {"x": {"min": [1, 3], "opt": [8, 3], "max": [64, 3]}}
 X = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, -1.0]])
-
-
-def graph(
-    output="scores",
-    last=None,
-    inputs=("x",),
-    outputs=None,
-    kind=TensorProto.FLOAT,
-    classes_rank=("B", 4),
-):
-    """x @ WEIGHT as `scores`, then perhaps one more operation, as an ONNX file."""
-    nodes = [helper.make_node("MatMul", [inputs[0], "weight"], ["scores"])]
-    if last is not None:
-        nodes.append(helper.make_node(last, ["scores"], [output]))
-    made = helper.make_graph(
-        nodes,
-        "toy",
-        [helper.make_tensor_value_info(name, kind, ["B", 3]) for name in inputs],
-        [
-            helper.make_tensor_value_info(name, kind, list(classes_rank))
-            for name in (outputs or (output,))
-        ],
-        [numpy_helper.from_array(WEIGHT.astype(helper.tensor_dtype_to_np_dtype(kind)), "weight")],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    return model.SerializeToString()
 
 
 def test_torch_and_onnx_give_the_same_logits(mlp, mlp_onnx, token_model, token_onnx):
@@ -65,7 +40,7 @@ def test_the_only_output_is_taken():
 
 def test_a_tensor_inside_the_graph_can_be_named():
     content = graph("probabilities", "Softmax")
-    teacher = OnnxTeacher(content, (VECTOR,), CPU, output="scores")
+    teacher = OnnxTeacher(content, (VECTOR,), CPU, options(output="scores"))
     np.testing.assert_allclose(teacher.logits((X,)), X.numpy() @ WEIGHT)
 
 
@@ -73,9 +48,8 @@ def test_a_tensor_inside_the_graph_can_be_named():
 def test_inputs_become_what_the_graph_takes(kind):
     teacher = OnnxTeacher(graph(kind=kind), (VECTOR,), CPU)
     found = teacher.logits((X,))
-    assert (
-        found.dtype == {TensorProto.DOUBLE: torch.float64, TensorProto.FLOAT16: torch.float16}[kind]
-    )
+    wide = {TensorProto.DOUBLE: torch.float64, TensorProto.FLOAT16: torch.float32}
+    assert found.dtype == wide[kind]
     np.testing.assert_allclose(found.double(), X.double().numpy() @ WEIGHT)
 
 
@@ -92,16 +66,20 @@ def test_inputs_go_by_name_where_names_are_given():
     ).SerializeToString()
     specs = (VECTOR, VECTOR)
     plain = OnnxTeacher(content, specs, CPU).logits((X, 2 * X))
-    turned = OnnxTeacher(content, specs, CPU, input_names=("b", "a")).logits((X, 2 * X))
+    turned = OnnxTeacher(content, specs, CPU, options(input_names=("b", "a"))).logits((X, 2 * X))
     assert torch.equal(plain, -X)
     assert torch.equal(turned, X)
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "message"),
+    ("content", "said", "message"),
     [
-        (graph("p", "Softmax"), {}, r"output: 'p' is the result of a Softmax, .* it: 'scores'$"),
-        (graph("p", "Sigmoid"), {}, r"output: 'p' is the result of a Sigmoid, .* it: 'scores'$"),
+        (
+            graph("p", "Softmax"),
+            {},
+            r"output: 'p' is the result of a softmax, .*probabilities, .* it: 'scores'$",
+        ),
+        (graph("p", "Sigmoid"), {}, r"output: 'p' is the result of a Sigmoid: .*multi-label"),
         (graph(), {"output": "other"}, r"has no tensor 'other'; its outputs are \['scores'\]"),
         (graph(), {"output": "weight"}, "has no tensor 'weight'"),
         (
@@ -109,7 +87,7 @@ def test_inputs_go_by_name_where_names_are_given():
             {},
             r"has the outputs \['p', 'scores'\]; name",
         ),
-        (graph(inputs=("x", "y")), {}, r"inputs \['x', 'y'\], the data give \['x'\]"),
+        (graph(inputs=("x", "y")), {}, r"also takes 'y', the data give \['x'\]; add a column"),
         (graph(), {"input_names": ("x", "x")}, r"input_names: the graph has the inputs \['x'\]"),
         (graph(), {"input_names": ("z",)}, r"input_names: the graph has the inputs \['x'\]"),
         (b"", {}, "this is no readable ONNX model"),
@@ -117,9 +95,9 @@ def test_inputs_go_by_name_where_names_are_given():
         (graph()[:40], {}, "this is no readable ONNX model"),
     ],
 )
-def test_what_cannot_work_is_one_clear_error(content, options, message, capfd):
+def test_what_cannot_work_is_one_clear_error(content, said, message, capfd):
     with pytest.raises(ModelError, match=message) as caught:
-        OnnxTeacher(content, (VECTOR,), CPU, **options)
+        OnnxTeacher(content, (VECTOR,), CPU, options(**said))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("teacher")
     assert capfd.readouterr() == ("", "")
@@ -139,9 +117,22 @@ def test_inputs_of_another_shape_are_refused():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device to load")
-def test_cuda_without_a_device_is_refused():
-    with pytest.raises(ModelError, match=r"CUDAExecutionProvider.*execution\.device: cpu"):
-        OnnxTeacher(graph(), (VECTOR,), torch.device("cuda"))
+@pytest.mark.parametrize(
+    ("device", "said", "message"),
+    [
+        ("cuda", {}, r"teacher\.provider: auto needs .* came to cuda; .*execution\.device: cpu$"),
+        ("cpu", {"provider": "cuda"}, r"teacher\.provider: cuda needs .* came to cpu; "),
+        (
+            "cpu",
+            {"provider": "tensorrt", "tensorrt": {"cache": "engines", "shapes": SHAPES}},
+            r"teacher\.provider: tensorrt needs .* came to cpu; ",
+        ),
+    ],
+)
+def test_cuda_without_a_device_is_refused(device, said, message, capfd):
+    with pytest.raises(ModelError, match=message):
+        OnnxTeacher(graph(), (VECTOR,), torch.device(device), options(**said))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.gpu
