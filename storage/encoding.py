@@ -20,6 +20,8 @@ from storage.schema import (
     KEPT,
     LABEL,
     SAMPLE_ID,
+    VIEW,
+    VIEW_SEED,
     arrow_schema,
     input_column,
     kept_dtype,
@@ -87,6 +89,8 @@ def decode(
             rows[name] = array.to_numpy(zero_copy_only=False)
         elif name in inputs:
             rows[name] = _decode_input(array, inputs[name])
+        elif name in (VIEW, VIEW_SEED):
+            rows[name] = array.to_numpy(zero_copy_only=False)
         else:
             rows[name] = _decode_label(name, array, label_widths[name], spec.has_many_positions)
     return rows

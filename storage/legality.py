@@ -41,7 +41,7 @@ def impossible(spec: LabelSetSpec) -> str | None:
 
 def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection) -> str | None:
     """What the rows of a split hold and no soft label may, or nothing."""
-    problem = _illegal_lengths(rows)
+    problem = _illegal_lengths(rows) or _illegal_views(rows, spec)
     index_NK, logit_NK = values_of(rows[schema.INDEX]), values_of(rows[schema.LOGIT])
     if problem or index_NK.size == 0:
         return problem
@@ -67,6 +67,12 @@ def _illegal_lengths(rows: Mapping[str, Column]) -> str | None:
         if isinstance(column, Ragged) and not np.array_equal(column.lengths_B, expected_B):
             return f"other numbers of positions in {name} than in {than}"
     return None
+
+
+def _illegal_views(rows: Mapping[str, Column], spec: LabelSetSpec) -> str | None:
+    view_B = values_of(rows[schema.VIEW]) if schema.VIEW in rows else np.zeros(0)
+    wrong_B = view_B[(view_B < 0) | (view_B >= spec.views)]
+    return f"a view {wrong_B[0]} of {spec.views}" if len(wrong_B) else None
 
 
 def _illegal_ids(index_NK: Array, present_NK: NDArray[np.bool_], num_classes: int) -> str | None:

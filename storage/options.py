@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from storage.augment_options import ViewOptions
 from storage.identity import Json
 from storage.options_base import SPLIT_NAME_PATTERN as SPLIT_NAME_PATTERN
 from storage.options_base import ColumnName as ColumnName
@@ -61,7 +62,7 @@ class SplitOptions(Options):
         return self
 
 
-class DataOptions(Options):
+class DataOptions(ViewOptions):
     """The user's data."""
 
     name: Name
@@ -131,6 +132,8 @@ class DataOptions(Options):
         left_out = {"source", "version"}
         if not self.attention_mask:  # came later: what was made without it keeps its name
             left_out.add("attention_mask")
+        if not self.augment:
+            left_out |= set(ViewOptions.model_fields)
         return self.model_dump(mode="json", exclude=left_out)
 
 

@@ -34,7 +34,7 @@ from storage.identity import (
     plain,
 )
 from storage.options import SplitName
-from storage.spec import FORMAT_VERSION, LabelSetSpec, StoredModel
+from storage.spec import FORMAT_VERSION, NEWEST_FORMAT_VERSION, LabelSetSpec, StoredModel
 
 CHECKSUM: Final = "checksum"
 Model = TypeVar("Model", bound=BaseModel)
@@ -141,7 +141,12 @@ class Manifest(StoredModel):
         ordered = tuple(sorted(shards, key=lambda shard: (order[shard.split], shard.ordinal)))
         digest = digest_of_digests(shard.content_digest for shard in ordered)
         return cls(
-            fingerprint=fingerprint, digest=digest, spec=spec, shards=ordered, fidelity=fidelity
+            format_version=spec.format_version,
+            fingerprint=fingerprint,
+            digest=digest,
+            spec=spec,
+            shards=ordered,
+            fidelity=fidelity,
         )
 
     def of_split(self, split: str) -> tuple[ShardRecord, ...]:
@@ -221,10 +226,10 @@ def parse(model: type[Model], content: dict[str, Any], url: str) -> Model:
         IntegrityError: it has another form, or a newer format version than this code reads.
     """
     version = content.get("format_version", FORMAT_VERSION)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or version > NEWEST_FORMAT_VERSION:
         raise IntegrityError(
-            f"{url} has format version {version}, this softlabel reads up to {FORMAT_VERSION}: "
-            "use a newer softlabel"
+            f"{url} has format version {version}, this softlabel reads up to "
+            f"{NEWEST_FORMAT_VERSION}: use a newer softlabel"
         )
     try:
         return model.model_validate(content)

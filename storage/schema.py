@@ -21,6 +21,8 @@ from storage.rows import INPUT
 from storage.spec import LabelSetSpec
 
 SAMPLE_ID: Final = "sample_id"
+VIEW: Final = "view"
+VIEW_SEED: Final = "view_seed"
 LABEL: Final = "label"
 MASK: Final = "mask"
 BAD: Final = "bad"
@@ -50,10 +52,16 @@ def input_column(name: str) -> str:
 def columns(spec: LabelSetSpec, split: str) -> list[str]:
     """The columns that the rows of a split have in memory."""
     selection = spec.selections[split]
-    names = [SAMPLE_ID, *(input_column(entry.name) for entry in spec.inputs)]
+    names = [SAMPLE_ID, *view_columns(spec, split)]
+    names += [input_column(entry.name) for entry in spec.inputs]
     names += entries.names(selection)
     names += [KEPT] if selection.varies else []
     return [*names, *widths(spec)]
+
+
+def view_columns(spec: LabelSetSpec, split: str) -> list[str]:
+    """The columns that tell the views of a sample apart, where a split has them."""
+    return [VIEW, VIEW_SEED] if spec.has_views(split) else []
 
 
 def widths(spec: LabelSetSpec) -> dict[str, int | None]:
@@ -87,6 +95,7 @@ def arrow_schema(spec: LabelSetSpec, split: str) -> pa.Schema:
     """The Arrow schema of a split's shards; its metadata hold the specification as JSON."""
     selection = spec.selections[split]
     fields = [pa.field(SAMPLE_ID, pa.string(), nullable=False)]
+    fields += [_field(name, DTYPES[name], plain=True) for name in view_columns(spec, split)]
     for spec_input in spec.inputs:
         plain = spec_input.shape == ()
         fields.append(_field(input_column(spec_input.name), np.dtype(spec_input.dtype), plain))
@@ -107,8 +116,10 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     **_FLOATS,
     LABEL: np.dtype(np.int32),
     MASK: np.dtype(np.bool_),
+    VIEW: np.dtype(np.int32),
+    VIEW_SEED: np.dtype(np.int64),
 }
-"""The number types of the label columns beside the entries."""
+"""The number types of the columns beside ids, inputs and entries."""
 
 
 def kept_dtype(spec: LabelSetSpec, split: str) -> np.dtype[Any]:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
+from storage.augment_options import AugmentStep, require_fitting
 from storage.errors import RecipeError
 from storage.options import TRAIN, Codec, Keep, LabelOptions, Layout, Selection, Task
 
 FORMAT_VERSION = 2
-"""The format that this code writes. Readers refuse a newer one."""
+"""The format of what is written, unless it has views."""
+VIEWS_FORMAT_VERSION = 3
+"""The format of sets with views, whose inputs mean nothing to readers that do not augment them."""
+NEWEST_FORMAT_VERSION = VIEWS_FORMAT_VERSION
+"""What this code reads. Readers refuse a newer one."""
+
+
+_VIEWS: Final = ("views", "augment")
 
 
 class StoredModel(BaseModel):
@@ -44,6 +59,9 @@ class LabelSetSpec(StoredModel):
         padded: whether models may have outputs beyond C.
         selections: which entries a position keeps, for each split.
         temperatures: where `rest` is stored; the first is T.
+        views: rows of each training sample.
+        augment: the steps that make the inputs of a training row from those that are stored, by
+            its seed; empty where the models get them as they are.
     """
 
     format_version: int = FORMAT_VERSION
@@ -60,6 +78,24 @@ class LabelSetSpec(StoredModel):
     layout: Layout = Layout.PLAIN
     statistics: bool = False
     positions_per_row_group: PositiveInt
+    views: PositiveInt = 1
+    augment: tuple[AugmentStep, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_views(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Where there are no views nothing is said of them, as before there were any."""
+        content: dict[str, Any] = dump(self)
+        if not self.augment:
+            content = {key: value for key, value in content.items() if key not in _VIEWS}
+        return content
+
+    def has_views(self, split: str) -> bool:
+        """Whether the rows of a split hold views, by their seeds."""
+        return split == TRAIN and bool(self.augment)
+
+    def augment_of(self, split: str) -> tuple[AugmentStep, ...]:
+        """The steps that make the inputs of a split's rows from those that are stored."""
+        return self.augment if self.has_views(split) else ()
 
     @property
     def temperature(self) -> float:
@@ -84,12 +120,27 @@ class LabelSetSpec(StoredModel):
 
 @dataclass(frozen=True)
 class CorpusForm:
-    """What the data alone decide about a label set."""
+    """What the data alone decide about a label set.
+
+    Attributes:
+        task: what one prediction is about.
+        inputs: the tensors that the models get.
+        has_label: whether there are hard labels.
+        splits: their names.
+        views: rows of each training sample.
+        augment: the steps that make the inputs of a training row; none where there are no views.
+    """
 
     task: Task
     inputs: tuple[InputSpec, ...]
     has_label: bool
     splits: tuple[str, ...]
+    views: int = 1
+    augment: tuple[AugmentStep, ...] = ()
+
+    def augment_of(self, split: str) -> tuple[AugmentStep, ...]:
+        """The steps that make the inputs of a split's rows from those that are held."""
+        return self.augment if split == TRAIN else ()
 
 
 def spec_of(
@@ -112,14 +163,16 @@ def spec_of(
         padded: whether models may have outputs beyond C.
 
     Raises:
-        RecipeError: more classes would be kept than there are.
+        RecipeError: more classes would be kept than there are, or the inputs cannot be augmented.
     """
+    require_fitting(form.augment, form.inputs, form.task)
     if options.keep is Keep.TOP_K and options.k > num_classes:
         raise RecipeError(
             f"labels.k: expected at most the {num_classes} classes that the teacher knows, "
             f"got {options.k}; lower it, or say labels.keep: all"
         )
     return LabelSetSpec(
+        format_version=VIEWS_FORMAT_VERSION if form.augment else FORMAT_VERSION,
         task=form.task,
         num_classes=num_classes,
         class_names=class_names,
@@ -133,4 +186,6 @@ def spec_of(
         layout=options.layout,
         statistics=options.statistics,
         positions_per_row_group=options.positions_per_row_group,
+        views=form.views,
+        augment=form.augment,
     )

@@ -6,7 +6,7 @@ Costs one reading of the shard, and 8 bytes of memory for each sample of the set
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,7 @@ def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None
         if problem:
             raise IntegrityError(f"row group {group}: {problem}")
         names = _names(content)
-        ids.add(shard, names)
+        ids.add(shard, _told_apart(content))
         ends = [*ends, *names[:: max(len(names) - 1, 1)]]
         ends = [ends[0], ends[-1]] if ends else []
         positions += len(values_of(content[schema.INDEX]))
@@ -95,14 +95,24 @@ def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None
         )
 
 
-def _names(content: dict[str, Column]) -> list[str]:
+def _names(content: Mapping[str, Column]) -> list[str]:
     return [str(name) for name in np.asarray(content[schema.SAMPLE_ID])]
+
+
+def _told_apart(content: Mapping[str, Column]) -> list[str]:
+    """What no two rows of a set share: the sample's id, and its view where it has several."""
+    names = _names(content)
+    if schema.VIEW not in content:
+        return names
+    views = values_of(content[schema.VIEW]).tolist()
+    return [f"{name} (view {view})" for name, view in zip(names, views, strict=True)]
 
 
 def _names_with(labels: LabelSet, shard: ShardRecord, wanted: np.uint64) -> Iterator[str]:
     """The ids in a shard whose hash is `wanted`."""
     for group in range(len(shard.row_groups)):
-        names = _names(labels.read(shard, group, [schema.SAMPLE_ID]))
+        wanted_columns = [schema.SAMPLE_ID, *schema.view_columns(labels.spec, shard.split)]
+        names = _told_apart(labels.read(shard, group, wanted_columns))
         yield from (
             name for name, same in zip(names, _hashes(names) == wanted, strict=True) if same
         )

@@ -42,7 +42,7 @@ def find_batch_size(teacher: Teacher, spec: LabelSetSpec, corpus: Corpus) -> int
     rates: dict[int, float] = {}
     size = 1
     while size <= min(_LARGEST, num_rows(rows)):
-        batch = collate(take(rows, np.arange(size)), ())
+        batch = collate(take(rows, np.arange(size)), (), augment=spec.augment_of(split))
         seconds = []
         for _ in range(2):  # the first one may prepare what the second one uses
             started = time.perf_counter()

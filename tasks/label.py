@@ -171,9 +171,11 @@ def label_rows(
         NotFiniteError: a logit is NaN or infinite; the samples are named.
     """
     forward = Forward(teacher, spec, Effort())
+    augment = spec.augment_of(split)
     parts = []
     for planned in plan_batches(num_rows(rows), lengths_of(rows), batch_size):
-        batch = collate(take(rows, planned.places), (), padded_length=planned.length)
+        some = take(rows, planned.places)
+        batch = collate(some, (), padded_length=planned.length, augment=augment)
         part = _labels(planned, batch, forward.run(batch, split))
         _require_padding(part, spec.num_classes)
         if not quarantine:
@@ -213,9 +215,11 @@ def _read(
             shard = _Shard(plan, good, places, bad, len(planned))
         if not planned:
             yield _Work(shard)
+        augment = job.spec.augment_of(plan.split)
         for entry in planned:
             with effort.timed(Step.READ):
-                batch = collate(take(good, entry.places), (), padded_length=entry.length)
+                some = take(good, entry.places)
+                batch = collate(some, (), padded_length=entry.length, augment=augment)
                 batch = batch.pinned() if job.pinned else batch
             yield _Work(shard, entry, batch)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from storage import schema
+from storage.augment_options import AugmentStep
 from storage.corpus import ROWS_OF_GROUP, Corpus, positions_of
 from storage.errors import StoreError
 from storage.options import Keep
@@ -33,6 +34,7 @@ from storage.rows import (
     take,
 )
 from tasks.nn.batch import Batch
+from tasks.views import augmented
 
 DIGEST = "digest"
 SEED = "seed"
@@ -59,6 +61,10 @@ class Source(Protocol):
     def drawn_at(self) -> float | None:
         """Of a sampled set, the temperature at which it was drawn."""
 
+    @property
+    def augment(self) -> tuple[AugmentStep, ...]:
+        """The steps that make views of the inputs; none where rows hold no views."""
+
     def read(self, group: int) -> Rows:
         """The rows of one group."""
 
@@ -75,6 +81,7 @@ class LabelSource:
         self.group_sizes = tuple(size for shard in shards for size in shard.row_groups)
         self.digest = labels.digest
         self.temperatures = labels.spec.temperatures
+        self.augment = labels.spec.augment_of(split)
         selection = labels.spec.selections[split]
         self.drawn_at = selection.temperature if selection.keep is Keep.SAMPLE else None
         self._columns = [name for name in labels.columns(split) if name not in schema.STATISTICS]
@@ -95,6 +102,7 @@ class CorpusSource:
         starts = range(0, count, ROWS_OF_GROUP)
         self.group_sizes = tuple(min(ROWS_OF_GROUP, count - start) for start in starts)
         self.digest = corpus.digest_of_split(split)
+        self.augment = corpus.form.augment_of(split)
         self.temperatures: tuple[float, ...] = ()
         self.drawn_at: float | None = None
 
@@ -179,7 +187,8 @@ class Stream:
     def _next(self, rows: Rows, start: int, stop: int) -> Batch:
         self.consumed += stop - start
         some = take(rows, np.arange(start, stop))
-        return collate(some, self.source.temperatures, self.source.drawn_at)
+        source = self.source
+        return collate(some, source.temperatures, source.drawn_at, augment=source.augment)
 
     def _read(self, window: Window) -> Rows:
         joined = concatenate([self.source.read(group) for group in window.groups])
@@ -191,8 +200,12 @@ def collate(
     temperatures: Sequence[float],
     drawn_at: float | None = None,
     padded_length: int | None = None,
+    augment: Sequence[AugmentStep] = (),
 ) -> Batch:
     """Rows as tensors; inputs are padded with zeros, and positions of padding do not count.
+
+    Where rows hold views, the inputs are those of the views: whoever runs a model goes through
+    here, so that teachers and students see the same.
 
     Args:
         rows: of a label set, or of a corpus.
@@ -200,7 +213,9 @@ def collate(
         drawn_at: of a sampled set, the temperature at which it was drawn.
         padded_length: L of the batch where lengths vary, at least that of the longest sample; by
             default just that.
+        augment: the steps that make views, as the specification of the rows says.
     """
+    rows = augmented(rows, augment)
     lengths_B = lengths_of(rows)
     input_length = None if lengths_B is None else int(lengths_B.max(initial=0))
     if input_length is not None and padded_length is not None:
