@@ -10,7 +10,7 @@ from storage.errors import IntegrityError, StoreError
 from storage.identity import canonical_json, digest_of_bytes, digest_of_digests
 from storage.options import Codec
 from storage.records import Manifest, ShardRecord, parse, read_record, seal, unseal, write_record
-from storage.spec import FORMAT_VERSION
+from storage.spec import NEWEST_FORMAT_VERSION
 from tests.storage.refusal import refused
 from tests.storage.test_identity import JSON
 from tests.storage.toy import SET_FINGERPRINT, kept, toy_spec
@@ -161,8 +161,12 @@ class TestReadAndWrite:
 
 class TestParse:
     def test_a_newer_format_is_refused(self):
-        content = manifest(shard()).model_dump(mode="json") | {"format_version": FORMAT_VERSION + 1}
-        with refused(IntegrityError, "here", str(FORMAT_VERSION + 1), "use a newer softlabel"):
+        content = manifest(shard()).model_dump(mode="json") | {
+            "format_version": NEWEST_FORMAT_VERSION + 1
+        }
+        with refused(
+            IntegrityError, "here", str(NEWEST_FORMAT_VERSION + 1), "use a newer softlabel"
+        ):
             parse(Manifest, content, "here")
 
     @pytest.mark.parametrize("version", ["one", None, 1.5])

@@ -83,7 +83,7 @@ def test_a_window_is_all_that_is_read_at_once(source):
 
     class Watched:
         digest, group_sizes, temperatures = source.digest, source.group_sizes, source.temperatures
-        drawn_at = source.drawn_at
+        drawn_at, augment = source.drawn_at, source.augment
 
         def read(self, group):
             read.append(group)
