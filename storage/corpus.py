@@ -12,7 +12,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
+from storage.augment_options import AugmentStep
 from storage.options import Task
 from storage.row_digest import digest_of_parts, digest_of_rows
 from storage.rows import Column, Ragged, Rows, num_rows, part, values_of
@@ -42,6 +44,8 @@ class CorpusIndex(StoredModel):
         samples: for each split, how many samples it has.
         num_labels: one more than the largest hard label; 0 without labels.
         class_names: those that the data themselves give, in the order of the hard labels.
+        views: rows of each training sample, each of which counts as a sample here.
+        augment: the steps that make views.
     """
 
     task: Task
@@ -52,11 +56,14 @@ class CorpusIndex(StoredModel):
     samples: dict[str, int]
     num_labels: int
     class_names: tuple[str, ...] | None = None
+    views: PositiveInt = 1
+    augment: tuple[AugmentStep, ...] = ()
 
     @property
     def form(self) -> CorpusForm:
         """What the data alone decide about a label set."""
-        return CorpusForm(self.task, self.inputs, self.has_label, tuple(self.samples))
+        splits = tuple(self.samples)
+        return CorpusForm(self.task, self.inputs, self.has_label, splits, self.views, self.augment)
 
 
 class Corpus(ABC):
@@ -143,6 +150,8 @@ class Corpus(ABC):
             samples=self.samples,
             num_labels=self.num_labels,
             class_names=self.class_names,
+            views=self.form.views,
+            augment=self.form.augment,
         )
 
     def _cut(self, split: str, positions_per_shard: int) -> Iterator[ShardSamples]:

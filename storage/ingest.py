@@ -27,6 +27,7 @@ from storage.rows import Column, Ragged, Rows, num_rows, take
 from storage.samples import as_ragged, prepare
 from storage.schema import LABEL, SAMPLE_ID
 from storage.spec import CorpusForm, InputSpec
+from storage.viewed_corpus import with_views
 
 _SPLIT_NAME = re.compile(SPLIT_NAME_PATTERN)
 
@@ -39,6 +40,7 @@ def open_corpus(options: DataOptions, folder: Path) -> Corpus:
 
     Raises:
         DataError: a file, column, label, id, split or input is not as the recipe says.
+        RecipeError: the inputs or the task do not allow a step of `data.augment`.
     """
     parts = _load_parts(options, folder)
     splits = {name: prepare(columns, options, name) for name, columns in parts.items()}
@@ -58,7 +60,7 @@ def open_corpus(options: DataOptions, folder: Path) -> Corpus:
                 f"data.inputs: the split {name!r} holds {_said(specs)}, while the split "
                 f"{form.splits[0]!r} holds {_said(form.inputs)}; make them the same"
             )
-    return MemoryCorpus(form, splits)
+    return with_views(MemoryCorpus(form, splits), options)
 
 
 def corpus_index(

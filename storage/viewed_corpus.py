@@ -91,5 +91,5 @@ class ViewedCorpus(Corpus):
         return digest_of_bytes(canonical_json(content))
 
     def _positions(self, split: str) -> NDArray[np.int64]:
-        positions_B = self._corpus._positions(split)  # noqa: SLF001 (another corpus)
+        positions_B = self._corpus._positions(split)
         return np.repeat(positions_B, self._views.count) if split == TRAIN else positions_B
