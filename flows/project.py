@@ -294,6 +294,11 @@ class Project:
         if recipe.students:
             wanted[TRAIN] = "students"
         for split, field in wanted.items():
+            if split == TRAIN and index.augment and split in recipe.evaluation.splits:
+                raise RecipeError(
+                    "evaluation.splits: the split 'train' has augmented views, which are no "
+                    "samples to compare models on; name other splits"
+                )
             if split not in index.samples:
                 raise RecipeError(
                     f"{field}: expected a split of the data, got {split!r}; there is: "

@@ -66,10 +66,10 @@ class ViewedCorpus(Corpus):
         rows = self._views.expand(samples, start, stop)
         return {name: rows[name] for name in columns or rows}
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The names of all columns of the corpus below: those of the views are there beside."""
-        return self._corpus.columns
+    def columns(self, split: str) -> tuple[str, ...]:
+        """The names of the columns of a split."""
+        below = self._corpus.columns(split)
+        return (*below, VIEW, VIEW_SEED) if split == TRAIN else below
 
     def digest(self, split: str, start: int, stop: int) -> str:
         """The sha256 over the samples that some rows are views of, and over which views."""

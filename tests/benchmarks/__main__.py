@@ -7,7 +7,7 @@ import sys
 
 from tests.benchmarks.figures import Figure, machine, table
 
-BENCHMARKS = ("demo", "finished", "sizes", "reading", "writing", "memory", "planning")
+BENCHMARKS = ("demo", "finished", "sizes", "reading", "writing", "memory", "planning", "augmenting")
 
 
 def main() -> None:

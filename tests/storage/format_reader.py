@@ -25,7 +25,7 @@ def unsealed(path):
 def read_set(folder):
     """The manifest, and the samples of each split as plain values."""
     manifest = unsealed(Path(folder) / "manifest.json")
-    assert manifest["format_version"] <= 2
+    assert manifest["format_version"] <= 3
     digests = "\n".join(shard["content_digest"] for shard in manifest["shards"])
     assert manifest["digest"] == hashlib.sha256(digests.encode()).hexdigest()
     samples = {split: [] for split in manifest["spec"]["selections"]}
@@ -98,7 +98,13 @@ def _sample(row, split, spec, metadata):
                 position[name] = row[name][place] if blocks else row[name]
         positions.append(position)
     inputs = {name: value for name, value in row.items() if name.startswith("input.")}
-    return {"sample_id": row["sample_id"], "inputs": inputs, "positions": positions}
+    if spec.get("augment") and split == "train":
+        assert 0 <= row["view"] < spec["views"]
+        views = {"view": row["view"], "view_seed": row["view_seed"]}
+    else:
+        assert "view" not in row
+        views = {}
+    return {"sample_id": row["sample_id"], "inputs": inputs, "positions": positions} | views
 
 
 _STATISTICS = ("max_logit", "logit_mean", "logit_std", "squares")

@@ -12,12 +12,14 @@ from storage.files import Folder
 from storage.options import Codec, Keep, Layout, Task
 from storage.reader import LabelSet
 from storage.records import Manifest, write_record
-from storage.rows import Ragged
+from storage.rows import Ragged, concatenate
 from storage.writer import write_shard
+from tasks.views import augmented
 from tests.storage import format_reader
+from tests.storage.format_views import view_of
 from tests.storage.kinds import spec_of_kind, write_known_set
 from tests.storage.test_encoding import random_rows, specs
-from tests.storage.toy import SET_FINGERPRINT, toy_plan
+from tests.storage.toy import SET_FINGERPRINT, toy_plan, views_spec, write_toy_set
 
 
 def assert_the_same(labels: LabelSet) -> None:
@@ -68,6 +70,22 @@ def _of(column, row):
 def test_both_readers_see_the_same(store, keep, codec, layout, task):
     spec = spec_of_kind(keep, codec, layout, task)
     assert_the_same(write_known_set(store, spec, sizes=(40, 3)).labels)
+
+
+def test_views_and_how_they_are_made(store):
+    labels = write_toy_set(store, views_spec())
+    assert_the_same(labels)
+    manifest, samples = format_reader.read_set(labels.folder.path)
+    assert (manifest["format_version"], manifest["spec"]["views"]) == (3, 2)
+    rows = concatenate(list(labels.batches("train")))
+    views = augmented(rows, labels.spec.augment)
+    for place, sample in enumerate(samples["train"]):
+        assert (sample["view"], sample["view_seed"]) == (rows["view"][place], -7 * place)
+        stored = sample["inputs"]["input.x"]
+        view = view_of(stored, "float32", sample["view_seed"], manifest["spec"]["augment"])
+        assert view.tobytes() == views["input.x"][place].tobytes()
+    assert not np.array_equal(views["input.x"], rows["input.x"])
+    labels.close()
 
 
 @pytest.mark.parametrize("num_classes", [256, 257, 70_000])

@@ -20,6 +20,7 @@ from tests.storage.toy import (
     kept,
     token_spec,
     toy_spec,
+    views_spec,
     write_toy_set,
     write_toy_shard,
 )
@@ -173,6 +174,34 @@ class TestLabelSet:
         assert fault.url == folder.url_of(layout.MANIFEST)
         assert "the sample 'train-" in fault.problem
         assert shards[2].file in fault.problem
+
+    def test_views_of_a_sample_are_told_apart(self, store):
+        labels = write_toy_set(store, views_spec())
+        names = [name for rows in labels.batches("train") for name in rows["sample_id"]]
+        assert len(names) == 2 * len(set(names)) == 10
+        assert list(verify(labels.folder)) == []
+
+    def test_a_view_that_is_there_twice_is_named(self, store):
+        spec = views_spec(selections=kept(train=3))
+        folder = store / layout.product(layout.LABELS, SET_FINGERPRINT)
+        shards = tuple(
+            write_toy_shard(folder, spec, "train", ordinal, numbers)
+            for ordinal, numbers in enumerate([range(6), range(5, 9)])
+        )
+        write_record(folder, layout.SPEC, {})
+        write_state(folder, Manifest.of(SET_FINGERPRINT, spec, shards, {}))
+        fault = the_fault(folder)
+        assert "the sample 'train-2 (view 1)' is there twice" in fault.problem
+
+    def test_a_view_that_there_is_not_is_a_fault(self, store):
+        labels = write_toy_set(store, views_spec())
+        fewer = labels.manifest.model_copy(
+            update={"spec": labels.spec.model_copy(update={"views": 1})}
+        )
+        write_state(labels.folder, fewer)
+        faults = list(verify(labels.folder))
+        assert len(faults) == 2
+        assert all("a view 1 of 1" in fault.problem for fault in faults)
 
     def test_the_specification_of_another_set_is_a_fault(self, labels):
         write_record(labels.folder, layout.SPEC, {"fingerprint": "f" * 16})

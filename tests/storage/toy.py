@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from storage import layout
+from storage.augment_options import DropStep, FlipStep
 from storage.files import Folder
 from storage.identity import fingerprint
 from storage.options import Codec, Keep, Selection, Task
@@ -20,7 +21,7 @@ from storage.quarantine import BadSample
 from storage.reader import LabelSet
 from storage.records import Manifest, ShardRecord, write_record
 from storage.rows import Ragged, Rows
-from storage.spec import InputSpec, LabelSetSpec
+from storage.spec import VIEWS_FORMAT_VERSION, InputSpec, LabelSetSpec
 from storage.writer import ShardPlan, write_shard
 
 SET_FINGERPRINT = "0123456789abcdef"
@@ -49,6 +50,12 @@ def kept(**entries: int) -> dict[str, Selection]:
     return {split: Selection(keep=Keep.TOP_K, k=k) for split, k in entries.items()}
 
 
+def views_spec(**changes: Any) -> LabelSetSpec:
+    """Two views of each training sample."""
+    steps = (DropStep(kind="drop", p=0.5), FlipStep(kind="flip"))
+    return toy_spec(format_version=VIEWS_FORMAT_VERSION, views=2, augment=steps, **changes)
+
+
 def token_spec(**changes: Any) -> LabelSetSpec:
     """The same for blocks of tokens."""
     return toy_spec(task=Task.TAGGING, inputs=(TOKENS,), **changes)
@@ -57,6 +64,17 @@ def token_spec(**changes: Any) -> LabelSetSpec:
 def toy_rows(spec: LabelSetSpec, split: str, numbers: Sequence[int]) -> Rows:
     """The samples `numbers`; a block of sample n has 1 + n % 3 positions."""
     ids = np.array([f"{split}-{number}" for number in numbers], dtype=object)
+    if spec.has_views(split):
+        ids = np.array([f"{split}-{number // spec.views}" for number in numbers], dtype=object)
+        view_B = np.array([number % spec.views for number in numbers], np.int32)
+        inputs = np.array([[number, -number] for number in np.array(numbers) // spec.views])
+        return {
+            "sample_id": ids,
+            "view": view_B,
+            "view_seed": -7 * np.array(numbers, np.int64),
+            "input.x": inputs.astype(np.float32),
+            **_labels(spec, split, np.array(numbers)),
+        }
     if not spec.has_many_positions:
         inputs = np.array([[number, -number] for number in numbers], np.float32)
         return {"sample_id": ids, "input.x": inputs, **_labels(spec, split, np.array(numbers))}
@@ -105,7 +123,7 @@ def write_toy_shard(
     numbers: Sequence[int],
     bad: Collection[int] = (),
 ) -> ShardRecord:
-    """Commit the samples `numbers` as one shard; those that are in `bad` too are set aside."""
+    """Commit the rows `numbers` as one shard; those that are in `bad` too are set aside."""
     plan = toy_plan(split, ordinal, numbers[0], len(numbers))
     good = [number for number in numbers if number not in bad]
     rows = toy_rows(spec, split, good) if good else {}

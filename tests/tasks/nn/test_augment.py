@@ -14,6 +14,7 @@ from storage.augment_options import AugmentStep
 from tasks.nn import augment as module
 from tasks.nn.augment import augment
 from tasks.nn.hashed import Draws, mix64, normal
+from tests.storage import format_views
 
 STEP = TypeAdapter(AugmentStep)
 IMAGE_STEPS = [
@@ -155,6 +156,21 @@ def test_whole_numbers_stay_within_their_type(step, dtype):
     low, high = step.get("clip", (limits.min, limits.max))
     assert low <= found.min()
     assert found.max() <= high
+
+
+@given(
+    steps=st.lists(st.sampled_from(IMAGE_STEPS + NUMBER_STEPS), min_size=1, max_size=4),
+    dtype=st.sampled_from(DTYPES),
+    seed=SEEDS,
+)
+@settings(max_examples=300)
+def test_another_implementation_of_the_document_makes_the_same_bits(steps, dtype, seed):
+    values = images(1, dtype)
+    parsed_steps = [parsed(step) for step in steps]
+    found = augment(values, torch.tensor([seed]), list(enumerate(parsed_steps)))[0].numpy()
+    said = [step.model_dump(mode="json") for step in parsed_steps]
+    expected = format_views.view_of(values[0].numpy(), found.dtype, seed, said)
+    assert found.tobytes() == expected.tobytes()
 
 
 class TestSteps:
