@@ -199,7 +199,8 @@ class Project:
         """
         recipe = self.recipe
         num_classes = int(teacher.details["num_classes"])
-        said = recipe.data.num_classes
+        names = recipe.data.class_names or self.index.class_names
+        said = len(names) if names else recipe.data.num_classes
         if said is not None:
             _require_classes(said, num_classes, padded=recipe.data.padded)
         intent = intents.label_set(
@@ -212,7 +213,7 @@ class Project:
             self.index.form,
             recipe.labels,
             num_classes if said is None else said,
-            recipe.data.class_names,
+            names,
             teacher_classes=num_classes,
             padded=recipe.data.padded,
         )
@@ -306,7 +307,7 @@ class Project:
                 )
         if isinstance(recipe.teacher, FitTeacherOptions):
             num_classes = recipe.data.num_classes or index.num_labels
-            spec_of(index.form, recipe.labels, num_classes, recipe.data.class_names)
+            spec_of(index.form, recipe.labels, num_classes, index.class_names)
 
     @property
     def _asked(self) -> str:

@@ -202,18 +202,6 @@ def positions_of(rows: Rows) -> NDArray[np.int64]:
     return mask.lengths_B if isinstance(mask, Ragged) else np.ones(num_rows(rows), np.int64)
 
 
-def input_specs(rows: Rows) -> tuple[InputSpec, ...]:
-    """The inputs that rows hold."""
-    specs = []
-    for name, column in rows.items():
-        if not name.startswith("input."):
-            continue
-        shape = None if isinstance(column, Ragged) else column.shape[1:]
-        plain = name.removeprefix("input.")
-        specs.append(InputSpec(name=plain, dtype=values_of(column).dtype.name, shape=shape))
-    return tuple(specs)
-
-
 def _num_labels(rows: Rows) -> int:
     if LABEL not in rows:
         return 0

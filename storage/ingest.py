@@ -1,66 +1,71 @@
 """From the user's data to a corpus: read, checked and divided into splits; and the index of it.
 
-The index (which samples make which shard, and their digests) is kept in the store, so that a
-finished pipeline looks at files and does not read them.
+The data are passed over once, a chunk at a time, and written to a scratch folder as the samples
+that they become; all later reading is from there. So the memory that it takes does not grow with
+the data, but for 8 bytes a sample while they are read. The index (which samples make which shard,
+and their digests) is kept in the store, so that a finished pipeline looks at files and does not
+read them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage import layout, sources
-from storage.corpus import Corpus, CorpusIndex, MemoryCorpus, input_specs
+from storage.chunks import read_chunks
+from storage.class_ids import ClassNames
+from storage.corpus import Corpus, CorpusIndex
 from storage.errors import DataError, IntegrityError
 from storage.files import Folder
+from storage.forms import Forms, agreed, input_specs
 from storage.identity import fingerprint
-from storage.options import SPLIT_NAME_PATTERN, DataOptions
+from storage.meaning import Meaning
+from storage.options import DataOptions
 from storage.preparation import Preparation
 from storage.records import parse, read_record, write_record
-from storage.rows import Column, Ragged, Rows, num_rows, take
-from storage.samples import as_ragged, prepare
+from storage.rows import Rows, num_rows, values_of
+from storage.samples import prepare
 from storage.schema import LABEL, SAMPLE_ID
-from storage.spec import CorpusForm, InputSpec
+from storage.scratch import Scratch
+from storage.spec import CorpusForm
+from storage.splitting import divide, names_of_splits
+from storage.spool import SpoolWriter
+from storage.spooled_corpus import SpooledCorpus
 from storage.viewed_corpus import with_views
-
-_SPLIT_NAME = re.compile(SPLIT_NAME_PATTERN)
 
 CODE_VERSION = 1
 """Raised by hand when the same data come to other rows or digests."""
 
 
-def open_corpus(options: DataOptions, folder: Path) -> Corpus:
+def open_corpus(
+    options: DataOptions, folder: Path, preparation: Preparation | None = None
+) -> Corpus:
     """Read and check the data that `options` name; paths are relative to `folder`.
+
+    Args:
+        options: what the recipe says of the data.
+        folder: the recipe's.
+        preparation: what makes samples of them; without one, the columns are numbers already.
 
     Raises:
         DataError: a file, column, label, id, split or input is not as the recipe says.
         RecipeError: the inputs or the task do not allow a step of `data.augment`.
+        StoreError: the scratch folder cannot be written.
     """
-    parts = _load_parts(options, folder)
-    splits = {name: prepare(columns, options, name) for name, columns in parts.items()}
-    if not options.splits.file:
-        splits = _divide(splits[""], parts[""], options)
-    splits = _of_one_form(splits)
-    _require_unique_ids(splits)
-    for name, rows in splits.items():
-        if num_rows(rows) == 0:
-            raise DataError(f"data: the split {name!r} is empty; change data.splits")
-    first = next(iter(splits.values()))
-    form = CorpusForm(options.task, input_specs(first), LABEL in first, tuple(splits))
-    for name, rows in splits.items():
-        specs = input_specs(rows)
-        if specs != form.inputs:
-            raise DataError(
-                f"data.inputs: the split {name!r} holds {_said(specs)}, while the split "
-                f"{form.splits[0]!r} holds {_said(form.inputs)}; make them the same"
-            )
-    return with_views(MemoryCorpus(form, splits), options)
+    scratch = Scratch()
+    try:
+        work = _Ingest(options, preparation, scratch)
+        for split, urls in _sources(options, folder).items():
+            work.read(split, urls)
+        return with_views(work.finish(), options)
+    except BaseException:
+        scratch.remove()
+        raise
 
 
 def corpus_index(
@@ -81,8 +86,10 @@ def corpus_index(
         opened: gives the corpus, where it has to be read.
         preparation: what makes samples of it.
     """
-    urls = _sources(options, folder)
-    stamps = {split: sources.stamp(url, options.version) for split, url in urls.items()}
+    stamps = {
+        split: sources.stamps(urls, options.version)
+        for split, urls in _sources(options, folder).items()
+    }
     if None in stamps.values():
         return opened().index(positions_per_shard)
     key = {
@@ -104,79 +111,114 @@ def corpus_index(
     return index
 
 
-def _sources(options: DataOptions, folder: Path) -> dict[str, str]:
-    named = options.source if isinstance(options.source, dict) else {"": options.source}
-    return {split: sources.resolve(source, folder) for split, source in named.items()}
+class _Ingest:
+    """One pass over the data, source after source."""
 
+    def __init__(
+        self, options: DataOptions, preparation: Preparation | None, scratch: Scratch
+    ) -> None:
+        self._options = options
+        self._preparation = preparation
+        self._scratch = scratch
+        self._class_names = ClassNames(options.class_names)
+        self._writers: dict[str, SpoolWriter] = {}
+        self._forms: dict[str, Forms] = {}
+        self._ids: list[NDArray[np.int64]] = []
+        self._num_labels = 0
 
-def _load_parts(options: DataOptions, folder: Path) -> dict[str, dict[str, Column]]:
-    extra = (options.label, options.mask, options.id, options.splits.column)
-    wanted = [*options.inputs, *(name for name in extra if name is not None)]
-    return {
-        split: sources.load_columns(source, dict.fromkeys(wanted))
-        for split, source in _sources(options, folder).items()
-    }
+    def read(self, split: str, urls: tuple[str, ...]) -> None:
+        """The samples of a source, which belong to `split`, or to several where it is ""."""
+        options = self._options
+        extra = (options.label, options.mask, options.id, options.splits.column)
+        wanted = dict.fromkeys([*options.inputs, *(name for name in extra if name is not None)])
+        chunks = read_chunks(urls, list(wanted))
+        inputs = options.inputs
+        if self._preparation is not None:
+            chunks = self._preparation(chunks)
+            inputs = self._preparation.inputs
+        is_prepared = self._preparation is not None
+        meaning = Meaning(options, split, inputs, self._class_names, is_prepared)
+        forms = self._forms[split] = Forms()
+        first_row = 0
+        for chunk in chunks:
+            rows = prepare(chunk, meaning, first_row)
+            if num_rows(rows) == 0:
+                continue
+            first_row += num_rows(rows)
+            forms.add(rows)
+            self._note(rows)
+            for name, some in divide(rows, chunk, options, split):
+                self._write(name, some)
 
+    def finish(self) -> SpooledCorpus:
+        """The corpus of all samples."""
+        names = names_of_splits(self._writers, self._options)
+        for name in names:
+            if name not in self._writers:
+                raise DataError(f"data: the split {name!r} is empty; change data.splits")
+        columns = agreed(self._forms)
+        found = self._class_names.found
+        self._require_as_many(found)
+        task = self._options.task
+        corpus = SpooledCorpus(
+            CorpusForm(task, input_specs(columns), LABEL in columns, tuple(names)),
+            {name: self._writers[name].finish() for name in names},
+            columns,
+            len(found) if found else self._num_labels,
+            found,
+            self._class_names.order,
+            self._scratch,
+        )
+        _require_unique_ids(corpus, self._ids)
+        return corpus
 
-def _divide(
-    rows: Rows, columns: Mapping[str, Column], options: DataOptions
-) -> dict[str, dict[str, Column]]:
-    splits = options.splits
-    if splits.fractions is not None:
-        # By name: the order in which a recipe says the shares must not matter.
-        names = sorted(splits.fractions)
-        shares = [splits.fractions[name] for name in names]
-        chosen = _hashed(rows[SAMPLE_ID], splits.salt, shares)
-        return {name: take(rows, np.flatnonzero(chosen == i)) for i, name in enumerate(names)}
-    assert splits.column is not None
-    labels = np.array([str(value) for value in np.asarray(columns[splits.column])])
-    found = [str(name) for name in np.unique(labels)]
-    for name in found:
-        if not _SPLIT_NAME.fullmatch(name):
+    def _note(self, rows: Rows) -> None:
+        if self._options.id is not None or self._preparation is not None:
+            # Within this process a hash of a text is its name, in 8 bytes.
+            self._ids.append(np.fromiter(map(hash, values_of(rows[SAMPLE_ID])), np.int64))
+        if LABEL in rows:
+            highest = int(values_of(rows[LABEL]).max(initial=-1))
+            self._num_labels = max(self._num_labels, highest + 1)
+
+    def _write(self, split: str, rows: Rows) -> None:
+        if num_rows(rows) == 0:
+            return
+        if split not in self._writers:
+            self._writers[split] = SpoolWriter(self._scratch.path / f"{split}.arrow")
+        self._writers[split].append(rows)
+
+    def _require_as_many(self, names: tuple[str, ...] | None) -> None:
+        """The names that were found are as many as the recipe says that there are classes."""
+        said = self._options.num_classes
+        if names is not None and said is not None and len(names) != said:
             raise DataError(
-                f"data.splits.column: {splits.column!r} holds {name[:40]!r}; the name of a split "
-                "has up to 40 of a-z, 0-9 and _"
+                f"data.classes: expected the number of names in {self._options.label!r}, which is "
+                f"{len(names)}, got {said}; name the classes in their order in data.classes"
             )
-    return {name: take(rows, np.flatnonzero(labels == name)) for name in found}
 
 
-def _hashed(ids: Any, salt: str, shares: list[float]) -> NDArray[np.int64]:
-    """The split of each id: its hash as a number in [0, 1), among the cumulated shares."""
-    places = np.array(
-        [int.from_bytes(hashlib.sha256(f"{salt}/{name}".encode()).digest()[:7]) for name in ids],
-        dtype=np.float64,
-    )
-    bounds = np.cumsum(shares)[:-1]
-    return np.searchsorted(bounds, places / 2.0**56, side="right")
-
-
-def _require_unique_ids(splits: Mapping[str, Rows]) -> None:
-    ids = np.concatenate([np.asarray(rows[SAMPLE_ID]) for rows in splits.values()])
-    if len(set(ids)) == len(ids):
-        return
-    seen, counts = np.unique(ids.astype(str), return_counts=True)
-    twice = seen[counts > 1]
-    raise DataError(
-        f"data.id: {len(twice)} ids are there more than once, such as {twice[0]!r}; ids must be "
-        "unique over all splits"
-    )
-
-
-def _of_one_form(splits: Mapping[str, dict[str, Column]]) -> dict[str, dict[str, Column]]:
-    """Where the lengths of an input vary in one split, it is a `Ragged` in all of them."""
-    varying = {
-        name
-        for rows in splits.values()
-        for name, column in rows.items()
-        if isinstance(column, Ragged)
-    }
+def _sources(options: DataOptions, folder: Path) -> dict[str, tuple[str, ...]]:
     return {
-        split: {
-            name: as_ragged(column) if name in varying else column for name, column in rows.items()
-        }
-        for split, rows in splits.items()
+        split: tuple(sources.resolve(source, folder) for source in said)
+        for split, said in options.sources.items()
     }
 
 
-def _said(specs: tuple[InputSpec, ...]) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype} {spec.shape or ''}".strip() for spec in specs)
+def _require_unique_ids(corpus: Corpus, hashes: Iterable[NDArray[np.int64]]) -> None:
+    ordered = np.sort(np.concatenate([np.empty(0, np.int64), *hashes]))
+    same = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+    if not same:
+        return
+    counts = Counter(
+        name
+        for split in corpus.samples
+        for rows in corpus.parts(split, [SAMPLE_ID])
+        for name in values_of(rows[SAMPLE_ID])
+        if hash(name) in same
+    )
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise DataError(
+            f"data.id: {len(twice)} ids are there more than once, such as {twice[0]!r}; ids must "
+            "be unique over all splits"
+        )

@@ -40,6 +40,9 @@ ATTENTION_MASK: Final = "attention_mask"
 """The input that is 1 where a sample is, so that padding, which is 0 everywhere, can be told."""
 
 
+Source = str | tuple[str, ...]
+
+
 class SplitOptions(Options):
     """How samples are divided. Exactly one of `column`, `fractions` and `file`."""
 
@@ -66,9 +69,10 @@ class DataOptions(ViewOptions):
     """The user's data."""
 
     name: Name
-    source: str | dict[SplitName, str]
-    """A Parquet, CSV, JSON lines or Arrow file at a path or URL; a `package.module:name` target
-    that returns a table or a mapping of columns; or one file for each split."""
+    source: Source | dict[SplitName, Source]
+    """A Parquet, CSV, JSON lines or Arrow file at a path or URL; a pattern of such (`*.parquet`,
+    `**/*.jsonl`); a `package.module:name` target that returns a table or a mapping of columns, or
+    gives such piece by piece; a list of these; or any of these for each split."""
     version: str | None = None
     """What changes when a target's data change. Without it a target is called at every run."""
     task: Task = Task.CLASSIFICATION
@@ -86,7 +90,8 @@ class DataOptions(ViewOptions):
     id: ColumnName | None = None
     """A column of unique ids. Without it the number of the row is the id."""
     classes: PositiveInt | tuple[str, ...] | None = None
-    """How many classes there are, or their names."""
+    """How many classes there are, or their names in their order. Names in the data that are not
+    said here are taken in alphabetical order."""
     padded: bool = False
     """Models may have more outputs than `classes`: those beyond are padding, and no real ids."""
     splits: SplitOptions
@@ -100,7 +105,7 @@ class DataOptions(ViewOptions):
     def _fits_together(self) -> Self:
         if self.splits.file != isinstance(self.source, dict):
             raise ValueError("splits.file: true goes with a source for each split, and only then")
-        if not self.source:
+        if not self.source or not all(source and all(source) for source in self.sources.values()):
             raise ValueError("source names no file")
         if len(set(self.inputs)) != len(self.inputs):
             raise ValueError("inputs holds a column twice")
@@ -116,6 +121,15 @@ class DataOptions(ViewOptions):
         if unknown:
             raise ValueError(f"shapes names {unknown[0]!r}, which is not among inputs")
         return self
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """What `source` names: for each split, or, under the name "", for all of them."""
+        named = self.source if isinstance(self.source, dict) else {"": self.source}
+        return {
+            split: (source,) if isinstance(source, str) else source
+            for split, source in named.items()
+        }
 
     @property
     def num_classes(self) -> int | None:

@@ -11,64 +11,76 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import DataError
-from storage.options import ATTENTION_MASK, DataOptions, Task
-from storage.rows import Array, Column, Ragged, Rows, is_text, lengths_of, values_of
-from storage.schema import LABEL, MASK, NO_LABEL, SAMPLE_ID, input_column
+from storage.lists import as_blocks, require_same_lengths
+from storage.meaning import Meaning
+from storage.options import ATTENTION_MASK, DataOptions
+from storage.preparation import Chunk
+from storage.rows import Array, Column, Ragged, Rows, is_text, lengths_of, take, values_of
+from storage.schema import BAD, LABEL, NO_LABEL, SAMPLE_ID, input_column
+from storage.token_labels import token_labels
 
 FEATURES = "features"
 """The one input that several plain number columns become."""
 _NAMED_IDS = 3
 
 
-def prepare(columns: Mapping[str, Column], options: DataOptions, split: str) -> dict[str, Column]:
-    """The rows of one source: ids, inputs, and labels, checked.
+def prepare(chunk: Chunk, meaning: Meaning, first_row: int) -> dict[str, Column]:
+    """A chunk's rows: ids, inputs and labels, checked.
 
     Args:
-        columns: as they were read.
-        options: what the recipe says of them.
-        split: the split that this source is alone, or nothing.
+        chunk: columns as they were read, or prepared.
+        meaning: what they stand for.
+        first_row: how many rows of the source come before.
 
     Raises:
         DataError: an id, an input or a label is not as the recipe says.
     """
-    rows: dict[str, Column] = {SAMPLE_ID: _ids(columns, options, split)}
-    rows |= _inputs(columns, rows[SAMPLE_ID], options)
+    options = meaning.options
+    rows: dict[str, Column] = {SAMPLE_ID: _ids(chunk, meaning, first_row)}
+    bad = chunk.get(BAD) if meaning.is_prepared else None
+    rows |= _inputs(chunk, _Good(np.asarray(rows[SAMPLE_ID]), bad), meaning)
     if options.task.has_many_positions:
-        rows |= _token_labels(columns, rows, options)
-    elif options.label is not None:
-        rows[LABEL] = _class_ids(columns[options.label], options)
+        rows |= token_labels(chunk, rows, meaning)
+    else:
+        label = meaning.column(chunk, options.label, LABEL)
+        if label is not None:
+            rows[LABEL] = meaning.class_names.ids(label, options.label or LABEL)
+    if bad is not None:
+        rows[BAD] = np.asarray(bad)
     if LABEL in rows:
-        _require_labels_in_range(rows, options)
+        _require_labels_in_range(rows, meaning)
     return rows
 
 
-def next_token_labels(tokens: Ragged, mask: Ragged) -> tuple[Ragged, Ragged]:
-    """The hard labels of a causal language model, and which positions count.
+class _Good:
+    """The samples of a chunk that are looked at: not those which could not be made."""
 
-    Position t predicts token t + 1, so the label of t is token t + 1; it counts where both do,
-    and the last position of a block never does. This is the only place that shifts.
-    """
-    ends = np.cumsum(tokens.lengths_B)[tokens.lengths_B > 0] - 1
-    label = np.roll(tokens.values_NW.astype(np.int64), -1)
-    counts = np.roll(mask.values_NW, -1) & mask.values_NW
-    counts[ends] = False
-    label[~counts] = NO_LABEL
-    return Ragged(label, tokens.lengths_B), Ragged(counts, tokens.lengths_B)
+    def __init__(self, ids: Array, bad: Column | None) -> None:
+        self._places = None if bad is None else np.flatnonzero(values_of(bad) == "")
+        self.ids = ids if self._places is None else ids[self._places]
+
+    def of(self, column: Column) -> Column:
+        """Their part of a column."""
+        return column if self._places is None else take({"": column}, self._places)[""]
 
 
-def _ids(columns: Mapping[str, Column], options: DataOptions, split: str) -> Array:
-    if options.id is None:
-        prefix = f"{split}-" if split else ""
-        count = len(columns[options.inputs[0]])
-        return np.array([f"{prefix}{row:09d}" for row in range(count)], dtype=object)
-    column = columns[options.id]
+def _ids(chunk: Chunk, meaning: Meaning, first_row: int) -> Array:
+    said = meaning.options.id
+    column = chunk.get(SAMPLE_ID) if meaning.is_prepared else None
+    if column is None and said is not None:
+        column = chunk[said]
+    if column is None:
+        prefix = f"{meaning.split}-" if meaning.split else ""
+        rows = range(first_row, first_row + len(chunk[meaning.inputs[0]]))
+        return np.array([f"{prefix}{row:09d}" for row in rows], dtype=object)
     if isinstance(column, Ragged) or column.ndim != 1:
-        raise DataError(f"data.id: the column {options.id!r} holds lists, expected one id a sample")
+        raise DataError(f"data.id: the column {said!r} holds lists, expected one id a sample")
     return np.array([str(value) for value in column], dtype=object)
 
 
-def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) -> dict[str, Column]:
-    chosen = {name: columns[name] for name in options.inputs}
+def _inputs(chunk: Chunk, good: _Good, meaning: Meaning) -> dict[str, Column]:
+    options = meaning.options
+    chosen = {name: chunk[name] for name in meaning.inputs}
     for name, column in chosen.items():
         values = values_of(column)
         if is_text(values) or values.dtype.kind not in "biuf":
@@ -76,21 +88,20 @@ def _inputs(columns: Mapping[str, Column], ids: Column, options: DataOptions) ->
                 f"data.inputs: the column {name!r} holds {values.dtype}, expected numbers; turn "
                 "texts, images and sounds into numbers in a package.module:name target"
             )
-        _require_finite(name, column, np.asarray(ids))
+        _require_finite(name, good.of(column), good.ids)
     if options.task.has_many_positions:
-        blocks = {name: _as_blocks(name, column) for name, column in chosen.items()}
-        _require_same_lengths(blocks)
-        _require_tokens(blocks[options.inputs[0]], np.asarray(ids))
+        blocks = {name: as_blocks(name, column) for name, column in chosen.items()}
+        require_same_lengths(blocks)
+        _require_tokens(good.of(blocks[meaning.inputs[0]]), good.ids)
         return _named_inputs(blocks, options)
     plain = [column for column in chosen.values() if _is_plain(column)]
     if len(plain) == len(chosen) and (len(chosen) > 1 or not options.shapes):
         stacked = np.stack([np.asarray(column, np.float32) for column in plain], axis=1)
         return _named_inputs({FEATURES: stacked}, options)
     shaped = {name: _shaped(name, column, options) for name, column in chosen.items()}
-    _require_same_lengths(shaped)
+    require_same_lengths(shaped)
     for column in shaped.values():
-        if isinstance(column, Ragged):
-            _require_tokens(column, np.asarray(ids))
+        _require_tokens(good.of(column), good.ids)
     return _named_inputs(shaped, options)
 
 
@@ -113,19 +124,6 @@ def _is_plain(column: Column) -> bool:
     return isinstance(column, np.ndarray) and column.ndim == 1
 
 
-def as_ragged(column: Column) -> Ragged:
-    """Lists of one length, [B, L], as lists whose length could vary."""
-    if isinstance(column, Ragged):
-        return column
-    return Ragged(column.reshape(-1), np.full(len(column), column.shape[1], np.int64))
-
-
-def _as_blocks(name: str, column: Column) -> Ragged:
-    if values_of(column).ndim != (1 if isinstance(column, Ragged) else 2):
-        raise DataError(f"data: the column {name!r} must hold one list of numbers a sample")
-    return as_ragged(column)
-
-
 def _shaped(name: str, column: Column, options: DataOptions) -> Column:
     shape = options.shapes.get(name)
     if isinstance(column, Ragged) and shape is not None:
@@ -135,7 +133,7 @@ def _shaped(name: str, column: Column, options: DataOptions) -> Column:
         )
     listed = isinstance(column, np.ndarray) and column.ndim == 2 and shape is None
     if isinstance(column, Ragged) or (listed and options.attention_mask):
-        column = _as_blocks(name, column)
+        column = as_blocks(name, column)
         values_N = column.values_NW
         values_N = values_N.astype(np.float32) if values_N.dtype.kind == "f" else values_N
         return Ragged(values_N, column.lengths_B)
@@ -169,7 +167,9 @@ def _require_finite(name: str, column: Column, ids: Array) -> None:
     )
 
 
-def _require_tokens(tokens: Ragged, ids: Array) -> None:
+def _require_tokens(tokens: Column, ids: Array) -> None:
+    if not isinstance(tokens, Ragged):
+        return
     empty = np.flatnonzero(tokens.lengths_B == 0)
     if len(empty):
         raise DataError(
@@ -182,82 +182,17 @@ def _named(ids: Array, places: NDArray[np.int64]) -> str:
     return names + (", ..." if len(places) > _NAMED_IDS else "")
 
 
-def _class_ids(column: Column, options: DataOptions) -> Array:
-    if isinstance(column, Ragged) or column.ndim != 1:
-        raise DataError(f"data.label: {options.label!r} holds lists, expected one class a sample")
-    if not is_text(column):
-        return _whole(column, str(options.label))
-    if options.class_names is None:
-        raise DataError(
-            f"data.label: {options.label!r} holds text; name the classes in their order in "
-            "data.classes"
-        )
-    place = {name: number for number, name in enumerate(options.class_names)}
-    unknown = sorted({str(value) for value in column} - set(place))
-    if unknown:
-        raise DataError(
-            f"data.label: {options.label!r} holds {unknown[0]!r}, which is not among data.classes"
-        )
-    return np.array([place[str(value)] for value in column], np.int64)
-
-
-def _whole(column: Array, name: str) -> Array:
-    if column.dtype.kind not in "biuf":
-        raise DataError(f"data.label: {name!r} holds {column.dtype}, expected whole class ids")
-    with np.errstate(invalid="ignore"):
-        numbers = column.astype(np.int64)
-    broken = numbers != column
-    if broken.any():
-        raise DataError(f"data.label: {name!r} holds {column[broken][0]}, expected whole class ids")
-    return numbers
-
-
-def _token_labels(
-    columns: Mapping[str, Column], rows: Rows, options: DataOptions
-) -> dict[str, Column]:
-    tokens = rows[input_column(options.inputs[0])]
-    assert isinstance(tokens, Ragged)
-    mask = _token_mask(columns, tokens, options)
-    if options.task is Task.CAUSAL_LM:
-        if options.label is not None:
-            raise DataError("data.label: a causal language model's labels are its own next tokens")
-        _whole(tokens.values_NW, options.inputs[0])
-        label, mask = next_token_labels(tokens, mask)
-        return {LABEL: label, MASK: mask}
-    if options.label is None:
-        return {MASK: mask}
-    label = _as_blocks(options.label, columns[options.label])
-    _require_same_lengths({options.inputs[0]: tokens, options.label: label})
-    values = _whole(label.values_NW, options.label).copy()
-    values[~mask.values_NW] = NO_LABEL
-    return {LABEL: Ragged(values, label.lengths_B), MASK: mask}
-
-
-def _token_mask(columns: Mapping[str, Column], tokens: Ragged, options: DataOptions) -> Ragged:
-    if options.mask is None:
-        return Ragged(np.ones(len(tokens.values_NW), np.bool_), tokens.lengths_B)
-    mask = _as_blocks(options.mask, columns[options.mask])
-    _require_same_lengths({options.inputs[0]: tokens, options.mask: mask})
-    return Ragged(mask.values_NW.astype(np.bool_), mask.lengths_B)
-
-
-def _require_same_lengths(columns: Mapping[str, Column]) -> None:
-    """All lists of a sample are as long as that of the first column which has any."""
-    lengths = [(n, c.lengths_B) for n, c in columns.items() if isinstance(c, Ragged)]
-    for name, lengths_B in lengths[1:]:
-        if not np.array_equal(lengths_B, lengths[0][1]):
-            raise DataError(f"data: the lists of {name!r} are not as long as those of the inputs")
-
-
-def _require_labels_in_range(rows: Rows, options: DataOptions) -> None:
-    column = rows[LABEL]
+def _require_labels_in_range(rows: Rows, meaning: Meaning) -> None:
+    options = meaning.options
+    good = _Good(np.asarray(rows[SAMPLE_ID]), rows.get(BAD))
+    column = good.of(rows[LABEL])
     values = values_of(column)
     wanted = values[values != NO_LABEL] if isinstance(column, Ragged) else values
     highest = options.num_classes
     if len(wanted) and (wanted.min() < 0 or (highest is not None and wanted.max() >= highest)):
         wrong = wanted.min() if wanted.min() < 0 else wanted.max()
         limit = f"0 to {highest - 1}" if highest is not None else "0 or more"
-        name = options.label or options.inputs[0]
+        name = options.label or meaning.inputs[0]
         if options.padded and highest is not None and wrong >= highest:
             conflicting = np.unique(wanted[wanted >= highest])
             raise DataError(

@@ -16,9 +16,9 @@ from storage.files import Folder
 from storage.ingest import corpus_index, open_corpus
 from storage.options import DataOptions, Task
 from storage.rows import Column, Ragged
-from storage.samples import next_token_labels
 from storage.schema import NO_LABEL
 from storage.spec import CorpusForm, InputSpec
+from storage.token_labels import next_token_labels
 from tests.storage.refusal import refused
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -215,11 +215,24 @@ class TestLabels:
         rows = rows_of(load(frame(), label="name", classes=["fox", "cat", "dog"]))
         assert rows["label"][:3].tolist() == [1, 2, 0]
 
-    def test_names_without_classes_are_refused(self, load):
-        with refused(DataError, "data.label", "'name'", "data.classes"):
-            load(frame(), label="name")
-        with refused(DataError, "data.label", "'name'", "data.classes"):
-            load(frame(), label="name", classes=3)
+    def test_names_that_the_recipe_does_not_say_are_taken_in_alphabetical_order(self, load):
+        data = frame().reverse()
+        corpus = load(data, label="name")
+        assert corpus.class_names == ("cat", "dog", "fox")
+        assert corpus.num_labels == 3
+        rows = rows_of(corpus)
+        assert rows["sample_id"][:3].tolist() == ["s10", "s9", "s8"]
+        assert rows["label"][:3].tolist() == [1, 0, 2]
+        assert corpus.index(4).class_names == corpus.class_names
+        assert load(data, label="name", classes=3).class_names == corpus.class_names
+
+    def test_the_recipes_names_are_not_said_to_be_found(self, load):
+        assert load(frame(), label="name", classes=["fox", "cat", "dog"]).class_names is None
+        assert load(frame()).class_names is None
+
+    def test_names_that_are_not_as_many_as_said_are_refused(self, load):
+        with refused(DataError, "data.classes", "'name'", "is 3, got 4"):
+            load(frame(), label="name", classes=4)
 
     def test_a_name_that_is_no_class_is_refused(self, load):
         with refused(DataError, "data.label", "'fox'", "not among data.classes"):
@@ -363,6 +376,26 @@ class TestFileSplits:
         other = frame(3, start=3).with_columns(vector=pl.Series([[0.5] * 4] * 3))
         with refused(DataError, "'test'", "vector float32", "'train'", "vector int64"):
             load_files(frame(3), other, inputs="vector")
+
+    def test_a_pattern_may_stand_for_each_split(self, tmp_path):
+        for start in range(3):
+            frame(1, start).write_parquet(tmp_path / f"train-{start}.parquet")
+        frame(1, 3).write_parquet(tmp_path / "test.parquet")
+        source = {"train": "train-*.parquet", "test": ["test.parquet"]}
+        corpus = open_corpus(data_options(source=source, splits={"file": True}), tmp_path)
+        assert ids_of(corpus) == {"train": ["s0", "s1", "s2"], "test": ["s3"]}
+
+    def test_rows_are_numbered_through_all_files(self, tmp_path):
+        for name in ("a", "b"):
+            frame(3).write_parquet(tmp_path / f"{name}.parquet")
+        corpus = open_corpus(data_options(source="*.parquet", id=None), tmp_path)
+        assert ids_of(corpus)["train"] == [f"{row:09d}" for row in range(6)]
+
+    def test_what_varies_in_one_split_varies_in_the_other(self, load_files):
+        lists = frame(3, start=3).with_columns(vector=pl.Series([[1], [1, 2], [3]]))
+        corpus = load_files(frame(3), lists, inputs="vector")
+        assert corpus.form.inputs[0].shape is None
+        assert lists_of(rows_of(corpus)["input.vector"])[0] == [0, 1, 2, 3]
 
 
 class TestTokenBlocks:
