@@ -89,6 +89,7 @@ class Project:
         self.key = key
         self.store = Folder.open(loaded.store)
         self._corpus: Corpus | None = None
+        self._checked: Corpus | None = None
 
     @classmethod
     def open(
@@ -130,6 +131,7 @@ class Project:
             self.recipe.labels.positions_per_shard,
             self._opened,
         )
+        self._checked = self._corpus  # the index is of what was read for it, if anything was
         self._require_parts(index)
         return index
 
@@ -141,10 +143,12 @@ class Project:
         """
         index = self.index
         corpus = self._opened()
-        if corpus.shards(self.recipe.labels.positions_per_shard) != index.shards:
-            raise DataError(
-                "data.source: the data changed since this run looked at them; run it again"
-            )
+        if corpus is not self._checked:
+            if corpus.shards(self.recipe.labels.positions_per_shard) != index.shards:
+                raise DataError(
+                    "data.source: the data changed since this run looked at them; run it again"
+                )
+            self._checked = corpus
         return corpus
 
     def _opened(self) -> Corpus:

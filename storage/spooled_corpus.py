@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from storage.corpus import Corpus, ShardSamples
+from storage.corpus import Corpus
 from storage.errors import StoreError
 from storage.forms import ColumnForm
 from storage.rows import Array, Column, Ragged, Rows, concatenate, is_text, part
@@ -53,7 +53,6 @@ class SpooledCorpus(Corpus):
         self._columns = dict(columns)
         self._label_order = label_order
         self._scratch = scratch
-        self._shards: dict[int, dict[str, tuple[ShardSamples, ...]]] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -96,12 +95,6 @@ class SpooledCorpus(Corpus):
         if not parts:
             return part(self.read(split, 0, 1, names), 0, 0)
         return concatenate(parts)
-
-    def shards(self, positions_per_shard: int) -> dict[str, tuple[ShardSamples, ...]]:
-        """Each split cut into shards, with the digests of their samples; computed once."""
-        if positions_per_shard not in self._shards:
-            self._shards[positions_per_shard] = super().shards(positions_per_shard)
-        return self._shards[positions_per_shard]
 
     def close(self) -> None:
         """Remove the files, if they are this object's."""

@@ -196,7 +196,7 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("students=[1]", ["students: expected a mapping", "got [1]"]),
         ("students.small=none", ["students.small: expected", "got 'none'"]),
         ("teacher=fit", ["teacher: expected", "got 'fit'"]),
-        ("data.source=3", ["data.source: expected", "string or a mapping", "got 3"]),
+        ("data.source=3", ["data.source: expected", "string or a list or a mapping", "got 3"]),
         ("data.source={train: 3}", ["data.source.train: expected", "string", "got 3"]),
         ("data.classes=0", ["data.classes: expected greater than 0 or a list", "got 0"]),
         ("data.inputs=[]", ["data.inputs: expected at least 1", "got []"]),
