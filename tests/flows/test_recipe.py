@@ -240,7 +240,7 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("labels.evaluation.keep=top_p", ["labels.evaluation.keep: expected", "top_k", "'top_p'"]),
         ("labels.keep=sample", ["loss.soft: expected sampled", "biased", "got forward_kl"]),
         ("students.small.loss.soft=sampled", ["loss.soft: sampled needs draws", "got sampled"]),
-        ("labels.batch_size=auto", ["labels.batch_size: 'auto' is not built yet"]),
+        ("labels.batch_size=many", ["labels.batch_size: expected", "'auto'", "got 'many'"]),
         ("labels.inputs=reference", ["labels.inputs: 'reference' is not built yet", "copy"]),
         ("labels.on_bad_sample=skip", ["labels.on_bad_sample", "'fail' or 'quarantine'"]),
         ("labels.max_bad=2", ["labels.max_bad", "less than or equal to 1"]),

@@ -34,7 +34,6 @@ class TestEveryOption:
     @pytest.mark.parametrize(
         ("field", "value", "there_is"),
         [
-            ("batch_size", "auto", "a number of samples"),
             ("inputs", "reference", "copy"),
         ],
     )

@@ -65,9 +65,9 @@ class TestOpen:
             LabelSet.open(labels.folder)
 
     def test_a_newer_format_is_refused(self, labels):
-        content = labels.manifest.model_dump(mode="json") | {"format_version": 3}
+        content = labels.manifest.model_dump(mode="json") | {"format_version": 4}
         labels.folder.write_bytes(layout.MANIFEST, seal(content))
-        with refused(IntegrityError, "format version 3", "up to 2", "use a newer softlabel"):
+        with refused(IntegrityError, "format version 4", "up to 3", "use a newer softlabel"):
             LabelSet.open(labels.folder)
 
 
