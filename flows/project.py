@@ -13,18 +13,17 @@ from functools import cached_property
 from typing import Any
 
 from flows.recipe import LoadedRecipe, Recipe, load_recipe
+from flows.user_data import UserData
 from storage import identity, layout
 from storage.cards import Card, find_card
 from storage.corpus import Corpus, CorpusIndex
 from storage.errors import (
-    DataError,
     IntegrityError,
     MissingProductError,
     RecipeError,
     StoreError,
 )
 from storage.files import Folder
-from storage.ingest import corpus_index, open_corpus
 from storage.options import TRAIN
 from storage.reader import LabelSet
 from storage.records import read_record, write_record
@@ -88,8 +87,7 @@ class Project:
         self.loaded = loaded
         self.key = key
         self.store = Folder.open(loaded.store)
-        self._corpus: Corpus | None = None
-        self._checked: Corpus | None = None
+        self.data = UserData(self.store, loaded)
 
     @classmethod
     def open(
@@ -124,14 +122,7 @@ class Project:
             DataError: they are not as the recipe says.
             RecipeError: the recipe asks for a split or for classes that they do not hold.
         """
-        index = corpus_index(
-            self.store,
-            self.recipe.data,
-            self.loaded.folder,
-            self.recipe.labels.positions_per_shard,
-            self._opened,
-        )
-        self._checked = self._corpus  # the index is of what was read for it, if anything was
+        index = self.data.index
         self._require_parts(index)
         return index
 
@@ -141,33 +132,19 @@ class Project:
         Raises:
             DataError: they are not as the recipe says, or not those of the index.
         """
-        index = self.index
-        corpus = self._opened()
-        if corpus is not self._checked:
-            if corpus.shards(self.recipe.labels.positions_per_shard) != index.shards:
-                raise DataError(
-                    "data.source: the data changed since this run looked at them; run it again"
-                )
-            self._checked = corpus
-        return corpus
-
-    def _opened(self) -> Corpus:
-        """The corpus, which is not read again before it was closed."""
-        if self._corpus is None or self._corpus.is_closed:
-            self._corpus = open_corpus(self.recipe.data, self.loaded.folder)
-        return self._corpus
+        return self.data.open()
 
     @cached_property
     def num_classes(self) -> int:
         """C of a fitted teacher."""
-        return self.recipe.data.num_classes or self.index.num_labels
+        return self.data.num_classes or self.index.num_labels
 
     @cached_property
     def teacher_intent(self) -> Intent:
         """What the teacher stage is asked for."""
         options = self.recipe.teacher
         if isinstance(options, FitTeacherOptions):
-            return intents.fitted_teacher(options, self.recipe.data, self.index)
+            return intents.fitted_teacher(options, self.recipe.data, self.index, self.data.identity)
         url = intents.teacher_source(options, self.loaded.folder)
         if isinstance(options, OnnxTeacherOptions):
             return intents.imported_teacher(options, onnx_digest(self.store, url, "teacher"))
@@ -203,8 +180,7 @@ class Project:
         """
         recipe = self.recipe
         num_classes = int(teacher.details["num_classes"])
-        names = recipe.data.class_names or self.index.class_names
-        said = len(names) if names else recipe.data.num_classes
+        said = self.data.num_classes
         if said is not None:
             _require_classes(said, num_classes, padded=recipe.data.padded)
         intent = intents.label_set(
@@ -212,12 +188,13 @@ class Project:
             recipe.labels,
             intents.teacher_architecture(recipe.teacher),
             teacher.details["weights_digest"],
+            self.data.identity,
         )
         spec = spec_of(
             self.index.form,
             recipe.labels,
             num_classes if said is None else said,
-            names,
+            self.data.class_names,
             teacher_classes=num_classes,
             padded=recipe.data.padded,
         )
@@ -310,8 +287,8 @@ class Project:
                     f"{', '.join(index.samples)}"
                 )
         if isinstance(recipe.teacher, FitTeacherOptions):
-            num_classes = recipe.data.num_classes or index.num_labels
-            spec_of(index.form, recipe.labels, num_classes, index.class_names)
+            num_classes = self.data.num_classes or index.num_labels
+            spec_of(index.form, recipe.labels, num_classes, self.data.class_names)
 
     @property
     def _asked(self) -> str:
@@ -328,6 +305,8 @@ class Project:
             "teacher": teacher,
             "labels": recipe.labels.identity(),
         }
+        if recipe.data.tokens is not None:
+            asked["tokens"] = recipe.data.tokens.model_dump(mode="json")
         return identity.fingerprint(asked)
 
 

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from storage.corpus import Corpus
 from storage.errors import BadSampleError, DataError, one_line
-from storage.identity import Json
+from storage.identity import Json, canonical_json
 from storage.listing import ListedFile
-from storage.rows import Array, Column, Ragged
-from storage.schema import BAD, SAMPLE_ID, input_column
-from storage.spec import InputSpec
+from storage.options_base import Task
+from storage.rows import INPUT, Array, Column, Ragged
+from storage.schema import BAD, LABEL, SAMPLE_ID, input_column
+from storage.spec import CorpusForm, InputSpec
 
 _THREADS: Final = 4
 _UNREADABLE: Final = "unreadable"
@@ -32,13 +35,18 @@ class OpenFile:
 
     Attributes:
         filesystem: where it lies.
-        path: its path there.
+        path: its path there; or its content, where that is in memory.
         size_bytes: as listed.
     """
 
     filesystem: Any
-    path: str
+    path: str | bytes
     size_bytes: int
+
+    @classmethod
+    def of_content(cls, content: bytes) -> OpenFile:
+        """What is in memory, as a file."""
+        return cls(None, content, len(content))
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from `start` to `stop`.
@@ -46,6 +54,8 @@ class OpenFile:
         Raises:
             BadSampleError: it cannot be read, or is shorter than it was.
         """
+        if isinstance(self.path, bytes):
+            return self.path[start:stop]
         try:
             with self.filesystem.open(self.path, "rb") as file:
                 file.seek(start)
@@ -57,6 +67,21 @@ class OpenFile:
                 f"the file ends at byte {start + len(content):,}, it had {self.size_bytes:,}"
             )
         return content
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split.
+
+    Attributes:
+        files: sorted by name.
+        digests: of what each holds.
+        label_B: the class id of each, where they have any.
+    """
+
+    files: tuple[ListedFile, ...]
+    digests: tuple[str, ...]
+    label_B: NDArray[np.int64] | None
 
 
 class FileDecoder(Protocol):
@@ -89,38 +114,108 @@ class FileDecoder(Protocol):
         """
 
 
-def digest_files(filesystem: Any, files: Sequence[ListedFile], decoder: FileDecoder) -> list[str]:
-    """The sha256 of what decides each sample; of a file that cannot be read, of the reason."""
+class FileCorpus(Corpus):
+    """Samples that are files of one file system.
 
-    def digest(file: ListedFile) -> str:
-        try:
-            content = decoder.load(OpenFile(filesystem, file.path, file.size_bytes))
-        except BadSampleError as error:
-            content = f"{_UNREADABLE}: {error}".encode()
+    Attributes:
+        filesystem: where they lie.
+        splits: the files of each split, and what is known of them.
+        decoder: makes their inputs.
+    """
+
+    def __init__(
+        self,
+        filesystem: Any,
+        splits: Mapping[str, SplitFiles],
+        decoder: FileDecoder,
+        class_names: tuple[str, ...] | None,
+    ) -> None:
+        has_label = class_names is not None
+        form = CorpusForm(Task.CLASSIFICATION, decoder.inputs, has_label, tuple(splits))
+        samples = {split: len(known.files) for split, known in splits.items()}
+        super().__init__(form, samples, len(class_names or ()), class_names)
+        self.filesystem = filesystem
+        self.splits = dict(splits)
+        self.decoder = decoder
+
+    def columns(self, split: str) -> tuple[str, ...]:
+        """The names of all columns."""
+        inputs = (input_column(spec.name) for spec in self.decoder.inputs)
+        return (SAMPLE_ID, *inputs, *((LABEL,) if self.form.has_label else ()), BAD)
+
+    def read(
+        self, split: str, start: int, stop: int, columns: Sequence[str] | None = None
+    ) -> dict[str, Column]:
+        """Some samples; their files are read only where what they hold is wanted.
+
+        Raises:
+            DataError: a file changed since it was digested.
+        """
+        known = self.splits[split]
+        files = known.files[start:stop]
+        wanted = columns or self.columns(split)
+        found: dict[str, Column] = {SAMPLE_ID: np.array([f.name for f in files], dtype=object)}
+        if any(name == BAD or name.startswith(INPUT) for name in wanted):
+            found |= self._decoded(files, known.digests[start:stop])
+        if known.label_B is not None:
+            found[LABEL] = known.label_B[start:stop]
+        return {name: found[name] for name in wanted}
+
+    def digest(self, split: str, start: int, stop: int) -> str:
+        """The sha256 over ids, labels and content of some samples: nothing is decoded for it."""
+        known = self.splits[split]
+        names = [file.name for file in known.files[start:stop]]
+        labels = None if known.label_B is None else known.label_B[start:stop].tolist()
+        content = canonical_json([names, labels, list(known.digests[start:stop])])
         return hashlib.sha256(content).hexdigest()
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(digest, files))
+    def digest_of_split(self, split: str) -> str:
+        """The same over all samples of a split."""
+        return self.digest(split, 0, self.samples[split])
 
+    def _decoded(self, files: Sequence[ListedFile], digests: Sequence[str]) -> dict[str, Column]:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            made = list(pool.map(self._decode, files, digests))
+        columns = input_columns(self.decoder.inputs, [values for values, _ in made])
+        return {**columns, BAD: np.array([reason for _, reason in made], dtype=object)}
 
-def decode_files(
-    filesystem: Any, files: Sequence[ListedFile], decoder: FileDecoder
-) -> dict[str, Column]:
-    """The ids and inputs of some files, and in `bad` what is wrong with each."""
-
-    def decode(file: ListedFile) -> tuple[tuple[Array, ...], str]:
+    def _decode(self, file: ListedFile, digest: str) -> tuple[tuple[Array, ...], str]:
+        """The inputs of a file, and what is wrong with it."""
+        content, reason = load_file(self.filesystem, file, self.decoder)
+        if digest_of_content(content, reason) != digest:
+            raise DataError(
+                f"data.source: {file.name!r} changed since this run looked at the data"
+                f"{f' ({reason})' if reason else ''}; run it again"
+            )
+        if reason:
+            return (), reason
         try:
-            content = decoder.load(OpenFile(filesystem, file.path, file.size_bytes))
-            return decoder.decode(content), ""
+            return self.decoder.decode(content), ""
         except BadSampleError as error:
             return (), str(error)
 
+
+def load_file(filesystem: Any, file: ListedFile, decoder: FileDecoder) -> tuple[bytes, str]:
+    """What decides a sample, or why it cannot be read."""
+    try:
+        return decoder.load(OpenFile(filesystem, file.path, file.size_bytes)), ""
+    except BadSampleError as error:
+        return b"", str(error)
+
+
+def digest_of_content(content: bytes, reason: str) -> str:
+    """The sha256 of what decides a sample; of one that cannot be read, of the reason."""
+    return hashlib.sha256(f"{_UNREADABLE}: {reason}".encode() if reason else content).hexdigest()
+
+
+def digest_files(filesystem: Any, files: Sequence[ListedFile], decoder: FileDecoder) -> list[str]:
+    """The digest of each file's content; costs reading it."""
+
+    def digest(file: ListedFile) -> str:
+        return digest_of_content(*load_file(filesystem, file, decoder))
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        decoded = list(pool.map(decode, files))
-    columns: dict[str, Column] = {SAMPLE_ID: np.array([file.name for file in files], dtype=object)}
-    columns |= input_columns(decoder.inputs, [values for values, _ in decoded])
-    columns[BAD] = np.array([reason for _, reason in decoded], dtype=object)
-    return columns
+        return list(pool.map(digest, files))
 
 
 def input_columns(
@@ -137,29 +232,3 @@ def input_columns(
             lengths_B = np.array([len(value) for value in values], np.int64)
             columns[input_column(spec.name)] = Ragged(np.concatenate(values), lengths_B)
     return columns
-
-
-def folder_of(name: str, *, below_split: bool) -> str:
-    """The class of a file: the folder that it lies in, right below the source (or the split)."""
-    parts = name.split("/")[int(below_split) :]
-    return parts[0] if len(parts) > 1 else ""
-
-
-def class_ids(
-    names: Sequence[str], folders: Sequence[str], classes: Sequence[str]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The class id of each file.
-
-    Raises:
-        DataError: a file lies in a folder that is no class.
-    """
-    place: Mapping[str, int] = {name: number for number, name in enumerate(classes)}
-    for name, folder in zip(names, folders, strict=True):
-        if folder not in place:
-            where = f"in the folder {folder!r}" if folder else "in no folder"
-            raise DataError(
-                f"data.label: the file {name!r} lies {where}, which is not among data.classes"
-                if folder
-                else f"data.label: the file {name!r} lies {where} of a class"
-            )
-    return np.array([place[folder] for folder in folders], np.int64)

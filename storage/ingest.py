@@ -10,26 +10,27 @@ read them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from storage import layout, sources
-from storage.chunks import read_chunks
+from storage import layout
 from storage.class_ids import ClassNames
 from storage.corpus import Corpus, CorpusIndex
 from storage.errors import DataError, IntegrityError
 from storage.files import Folder
 from storage.forms import Forms, agreed, input_specs
 from storage.identity import fingerprint
+from storage.input_options import IMAGE
 from storage.meaning import Meaning
 from storage.options import DataOptions
-from storage.preparation import Preparation
+from storage.preparation import Chunk, Preparation
+from storage.raw_data import data_stamps, raw_chunks
 from storage.records import parse, read_record, write_record
 from storage.rows import Rows, num_rows, values_of
-from storage.samples import prepare
+from storage.samples import ids_of, prepare
 from storage.schema import LABEL, SAMPLE_ID
 from storage.scratch import Scratch
 from storage.spec import CorpusForm
@@ -60,8 +61,8 @@ def open_corpus(
     scratch = Scratch()
     try:
         work = _Ingest(options, preparation, scratch)
-        for split, urls in _sources(options, folder).items():
-            work.read(split, urls)
+        for split, chunks in raw_chunks(options, folder).items():
+            work.read(split, chunks)
         return with_views(work.finish(), options)
     except BaseException:
         scratch.remove()
@@ -75,6 +76,7 @@ def corpus_index(
     positions_per_shard: int,
     opened: Callable[[], Corpus],
     preparation: Preparation | None = None,
+    suffixes: Sequence[str] = (),
 ) -> CorpusIndex:
     """The index of the user's data: from the store where the data did not change since.
 
@@ -85,11 +87,9 @@ def corpus_index(
         positions_per_shard: how the splits are cut.
         opened: gives the corpus, where it has to be read.
         preparation: what makes samples of it.
+        suffixes: of the files that are samples themselves.
     """
-    stamps = {
-        split: sources.stamps(urls, options.version)
-        for split, urls in _sources(options, folder).items()
-    }
+    stamps = data_stamps(options, folder, suffixes)
     if None in stamps.values():
         return opened().index(positions_per_shard)
     key = {
@@ -124,17 +124,14 @@ class _Ingest:
         self._writers: dict[str, SpoolWriter] = {}
         self._forms: dict[str, Forms] = {}
         self._ids: list[NDArray[np.int64]] = []
-        self._num_labels = 0
+        self._num_labels = (preparation.num_classes if preparation else None) or 0
 
-    def read(self, split: str, urls: tuple[str, ...]) -> None:
+    def read(self, split: str, chunks: Iterator[Chunk]) -> None:
         """The samples of a source, which belong to `split`, or to several where it is ""."""
         options = self._options
-        extra = (options.label, options.mask, options.id, options.splits.column)
-        wanted = dict.fromkeys([*options.inputs, *(name for name in extra if name is not None)])
-        chunks = read_chunks(urls, list(wanted))
-        inputs = options.inputs
+        inputs = options.inputs or (IMAGE,)
         if self._preparation is not None:
-            chunks = self._preparation(chunks)
+            chunks = self._preparation(_with_ids(chunks, options, split))
             inputs = self._preparation.inputs
         is_prepared = self._preparation is not None
         meaning = Meaning(options, split, inputs, self._class_names, is_prepared)
@@ -147,11 +144,13 @@ class _Ingest:
             first_row += num_rows(rows)
             forms.add(rows)
             self._note(rows)
-            for name, some in divide(rows, chunk, options, split):
+            for name, some in divide(rows, chunk, meaning):
                 self._write(name, some)
 
     def finish(self) -> SpooledCorpus:
         """The corpus of all samples."""
+        if not self._writers:
+            raise DataError("data.source: there are no samples in what it names")
         names = names_of_splits(self._writers, self._options)
         for name in names:
             if name not in self._writers:
@@ -197,11 +196,14 @@ class _Ingest:
             )
 
 
-def _sources(options: DataOptions, folder: Path) -> dict[str, tuple[str, ...]]:
-    return {
-        split: tuple(sources.resolve(source, folder) for source in said)
-        for split, said in options.sources.items()
-    }
+def _with_ids(chunks: Iterator[Chunk], options: DataOptions, split: str) -> Iterator[Chunk]:
+    """Chunks with `sample_id`: as it is, of the recipe's column, or the numbers of the rows."""
+    first_row = 0
+    for chunk in chunks:
+        given = SAMPLE_ID in chunk and not options.inputs
+        ids = chunk[SAMPLE_ID] if given else ids_of(chunk, options.id, split, first_row)
+        first_row += num_rows(chunk)
+        yield {**chunk, SAMPLE_ID: ids}
 
 
 def _require_unique_ids(corpus: Corpus, hashes: Iterable[NDArray[np.int64]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -17,10 +17,15 @@ BYTES_TOKENIZER = "bytes"
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
+"""The input that is 1 where a sample is, so that padding, which is 0 everywhere, can be told."""
 TOKEN_TYPE_IDS = "token_type_ids"
 DOCUMENT = "document"
+FOLDER = "folder"
+"""The label of a file: the name of the folder that it lies in, right below the source."""
 IMAGE = "image"
 WAVEFORM = "waveform"
+TEXT = "text"
+"""The column of the content of text files."""
 BYTES = "bytes"
 
 
@@ -44,6 +49,11 @@ class Format(StrEnum):
     def is_listed(self) -> bool:
         """Whether each sample, or text, is a file that a listing finds."""
         return self not in (Format.AUTO, Format.IDX)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether each sample is a file of its own."""
+        return self in (Format.IMAGES, Format.AUDIO, Format.FILES)
 
 
 class TokenOptions(Options):
@@ -179,3 +189,57 @@ class FileOptions(Options):
     """Larger files are left out."""
     exclude: tuple[str, ...] = ()
     """Patterns of paths that are left out, relative as in `sample_id`: `**/*.pyc`."""
+
+
+class InputOptions(Options):
+    """What the source is, and how what it holds becomes numbers."""
+
+    format: Format = Format.AUTO
+    """`auto` for tables and targets; `text`, `images`, `audio` and `files` for files that are
+    samples, or texts, themselves; `idx` for the files of MNIST and its relatives."""
+    tokens: TokenOptions | None = None
+    """How texts become tokens: those of `format: text`, or of the columns `inputs` of a table."""
+    image: ImageOptions | None = None
+    """How images become arrays: files, or the column `inputs` of a table, of content or paths."""
+    audio: AudioOptions | None = None
+    """How sounds become waveforms: files, or the column `inputs` of a table."""
+    bytes: BytesOptions | None = None
+    """How any content becomes numbers: files, or the column `inputs` of a table."""
+    files: FileOptions = FileOptions()
+    """Which files are taken."""
+
+    @model_validator(mode="after")
+    def _goes_with_the_format(self) -> Self:
+        said = [name for name in _MAKERS.values() if getattr(self, name) is not None]
+        wanted = _MAKERS.get(self.format)
+        if wanted is not None and said != [wanted]:
+            raise ValueError(f"format: {self.format} goes with {wanted}, and only that")
+        if self.format is Format.IDX and said:
+            raise ValueError(f"format: idx holds numbers; leave {said[0]} out")
+        if len(said) > 1:
+            raise ValueError(f"expected one of {' and '.join(said)}")
+        if not self.format.is_listed and self.files != FileOptions():
+            raise ValueError("files goes with the formats text, images, audio and files")
+        return self
+
+    @property
+    def maker(self) -> TokenOptions | ImageOptions | AudioOptions | BytesOptions | None:
+        """What makes numbers of the content, where something has to."""
+        return self.tokens or self.image or self.audio or self.bytes
+
+    def unsaid(self) -> set[str]:
+        """The fields of these options that a recipe leaves out, and those that only choose files.
+
+        What was made without them keeps its name.
+        """
+        names = {name for name in _MAKERS.values() if getattr(self, name) is None} | {"files"}
+        return names | ({"format"} if self.format is Format.AUTO else set())
+
+
+_MAKERS: Final[dict[Format, str]] = {
+    Format.TEXT: "tokens",
+    Format.IMAGES: "image",
+    Format.AUDIO: "audio",
+    Format.FILES: "bytes",
+}
+"""The options that make numbers of each format."""

@@ -75,6 +75,11 @@ def corpus_index(fingerprint: str) -> str:
     return f"{CORPORA}/{fingerprint}.json"
 
 
+def file_digests(fingerprint: str) -> str:
+    """Where the digests of the files of a corpus are kept."""
+    return f"{CORPORA}/files-{fingerprint}.json"
+
+
 def current(fingerprint: str) -> str:
     """Which label set is the newest of what a recipe asks for."""
     return f"{CURRENT}/{fingerprint}.json"

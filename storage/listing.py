@@ -37,13 +37,15 @@ class ListedFile:
     """A file that was found.
 
     Attributes:
-        name: its path relative to where the patterns begin, with `/`.
+        name: its path relative to where all patterns begin, with `/`.
+        below: its path relative to where its own pattern begins.
         path: its path on the file system.
         size_bytes: as listed.
         stamp: what changes when its content does: time or etag.
     """
 
     name: str
+    below: str
     path: str
     size_bytes: int
     stamp: str
@@ -66,7 +68,10 @@ class Listing:
 
 
 def list_files(
-    sources: Sequence[str], options: FileOptions, suffixes: Iterable[str] = ()
+    sources: Sequence[str],
+    options: FileOptions,
+    suffixes: Iterable[str] = (),
+    together: Sequence[str] = (),
 ) -> Listing:
     """The files that `sources` name.
 
@@ -74,6 +79,8 @@ def list_files(
         sources: folders, files or patterns at paths or URLs of one file system.
         options: which of them are left out.
         suffixes: of the files to be found in a folder; none for all files.
+        together: all sources whose names must differ, so that these are relative to what they
+            have in common.
 
     Raises:
         DataError: a source cannot be looked at, or nothing is found.
@@ -81,7 +88,7 @@ def list_files(
     opened = [_open(source) for source in sources]
     filesystem = opened[0][0]
     bases = [_fixed_part(path) for _, path in opened]
-    root = _common(bases)
+    root = _common([*bases, *(_fixed_part(_open(source)[1]) for source in together)])
     found: dict[str, ListedFile] = {}
     for (_, path), base, source in zip(opened, bases, sources, strict=True):
         try:
@@ -166,8 +173,13 @@ def _matching(
         if endings and not alone and not name.lower().endswith(endings):
             continue
         start = root if not alone or root != base else root.rpartition("/")[0]
-        relative = os.fsencode(name[len(start) :].lstrip("/")).decode("utf-8", "backslashreplace")
-        yield ListedFile(relative, name, size_bytes, changed)
+        own = base if not alone else base.rpartition("/")[0]
+        yield ListedFile(_relative(name, start), _relative(name, own), name, size_bytes, changed)
+
+
+def _relative(name: str, start: str) -> str:
+    """A path below `start`; bytes that are no UTF-8 are written with backslashes."""
+    return os.fsencode(name[len(start) :].lstrip("/")).decode("utf-8", "backslashreplace")
 
 
 def _walk(filesystem: Any, base: str, *, alone: bool) -> Iterator[tuple[str, int, str]]:

@@ -7,7 +7,7 @@ loading a recipe stays light.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -15,12 +15,13 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
-from storage.augment_options import ViewOptions
+from storage.data_options import DataOptions as DataOptions
+from storage.data_options import SplitOptions as SplitOptions
 from storage.identity import Json
+from storage.input_options import ATTENTION_MASK as ATTENTION_MASK
 from storage.options_base import SPLIT_NAME_PATTERN as SPLIT_NAME_PATTERN
 from storage.options_base import ColumnName as ColumnName
 from storage.options_base import ColumnNames as ColumnNames
@@ -35,120 +36,6 @@ TRAIN: Final = "train"
 """The split that students learn from; all others are for evaluation."""
 VALIDATION: Final = "validation"
 """The split that is looked at during training, where there is one."""
-
-ATTENTION_MASK: Final = "attention_mask"
-"""The input that is 1 where a sample is, so that padding, which is 0 everywhere, can be told."""
-
-
-Source = str | tuple[str, ...]
-
-
-class SplitOptions(Options):
-    """How samples are divided. Exactly one of `column`, `fractions` and `file`."""
-
-    column: ColumnName | None = None
-    """A column that holds the name of each sample's split."""
-    fractions: dict[SplitName, Annotated[float, Field(gt=0, le=1)]] | None = None
-    """Shares of the samples, chosen by a hash of the id: a sample never changes its split."""
-    file: bool = False
-    """`data.source` maps each split to a file of its own."""
-    salt: str = ""
-    """Another salt makes another division by hash."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        ways = (self.column is not None) + (self.fractions is not None) + self.file
-        if ways != 1:
-            raise ValueError("expected exactly one of column, fractions and file")
-        if self.fractions is not None and abs(sum(self.fractions.values()) - 1) > 1e-9:
-            raise ValueError(f"fractions must sum to 1, got {sum(self.fractions.values()):g}")
-        return self
-
-
-class DataOptions(ViewOptions):
-    """The user's data."""
-
-    name: Name
-    source: Source | dict[SplitName, Source]
-    """A Parquet, CSV, JSON lines or Arrow file at a path or URL; a pattern of such (`*.parquet`,
-    `**/*.jsonl`); a `package.module:name` target that returns a table or a mapping of columns, or
-    gives such piece by piece; a list of these; or any of these for each split."""
-    version: str | None = None
-    """What changes when a target's data change. Without it a target is called at every run."""
-    task: Task = Task.CLASSIFICATION
-    inputs: ColumnNames
-    """Columns that the models get, by position. Several plain numbers become one vector."""
-    shapes: dict[ColumnName, tuple[PositiveInt, ...]] = Field(default_factory=dict)
-    """The shape of one sample of an input whose file can only keep a flat list."""
-    label: ColumnName | None = None
-    """The column of the hard label: a class id, or a name out of `classes`."""
-    attention_mask: bool = False
-    """The lists of `inputs` vary in length, and models get one input more: ones for each sample,
-    so that the zeros which pad a batch can be told."""
-    mask: ColumnName | None = None
-    """For token blocks: the column that says which positions count."""
-    id: ColumnName | None = None
-    """A column of unique ids. Without it the number of the row is the id."""
-    classes: PositiveInt | tuple[str, ...] | None = None
-    """How many classes there are, or their names in their order. Names in the data that are not
-    said here are taken in alphabetical order."""
-    padded: bool = False
-    """Models may have more outputs than `classes`: those beyond are padding, and no real ids."""
-    splits: SplitOptions
-
-    @field_validator("inputs", mode="before", json_schema_input_type=ColumnName | ColumnNames)
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        if self.splits.file != isinstance(self.source, dict):
-            raise ValueError("splits.file: true goes with a source for each split, and only then")
-        if not self.source or not all(source and all(source) for source in self.sources.values()):
-            raise ValueError("source names no file")
-        if len(set(self.inputs)) != len(self.inputs):
-            raise ValueError("inputs holds a column twice")
-        if self.attention_mask and ATTENTION_MASK in self.inputs:
-            raise ValueError("attention_mask: true adds an input that inputs already names")
-        if isinstance(self.classes, tuple) and len(set(self.classes)) != len(self.classes):
-            raise ValueError("classes holds a name twice")
-        if self.padded and self.classes is None:
-            raise ValueError("padded: true goes with classes, the number of real ids")
-        if self.classes == ():
-            raise ValueError("classes holds no name")
-        unknown = sorted(set(self.shapes) - set(self.inputs))
-        if unknown:
-            raise ValueError(f"shapes names {unknown[0]!r}, which is not among inputs")
-        return self
-
-    @property
-    def sources(self) -> dict[str, tuple[str, ...]]:
-        """What `source` names: for each split, or, under the name "", for all of them."""
-        named = self.source if isinstance(self.source, dict) else {"": self.source}
-        return {
-            split: (source,) if isinstance(source, str) else source
-            for split, source in named.items()
-        }
-
-    @property
-    def num_classes(self) -> int | None:
-        """How many classes the recipe says there are."""
-        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes, where the recipe gives them."""
-        return self.classes if isinstance(self.classes, tuple) else None
-
-    def identity(self) -> Json:
-        """The name and the preprocessing; neither the content nor where it lies."""
-        left_out = {"source", "version"}
-        if not self.attention_mask:  # came later: what was made without it keeps its name
-            left_out.add("attention_mask")
-        if not self.augment:
-            left_out |= set(ViewOptions.model_fields)
-        return self.model_dump(mode="json", exclude=left_out)
 
 
 class Keep(StrEnum):

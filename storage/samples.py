@@ -15,7 +15,7 @@ from storage.lists import as_blocks, require_same_lengths
 from storage.meaning import Meaning
 from storage.options import ATTENTION_MASK, DataOptions
 from storage.preparation import Chunk
-from storage.rows import Array, Column, Ragged, Rows, is_text, lengths_of, take, values_of
+from storage.rows import Array, Column, Ragged, Rows, is_text, lengths_of, num_rows, take, values_of
 from storage.schema import BAD, LABEL, NO_LABEL, SAMPLE_ID, input_column
 from storage.token_labels import token_labels
 
@@ -36,7 +36,9 @@ def prepare(chunk: Chunk, meaning: Meaning, first_row: int) -> dict[str, Column]
         DataError: an id, an input or a label is not as the recipe says.
     """
     options = meaning.options
-    rows: dict[str, Column] = {SAMPLE_ID: _ids(chunk, meaning, first_row)}
+    given = meaning.is_prepared and SAMPLE_ID in chunk
+    ids = ids_of(chunk, SAMPLE_ID if given else options.id, meaning.split, first_row)
+    rows: dict[str, Column] = {SAMPLE_ID: ids}
     bad = chunk.get(BAD) if meaning.is_prepared else None
     rows |= _inputs(chunk, _Good(np.asarray(rows[SAMPLE_ID]), bad), meaning)
     if options.task.has_many_positions:
@@ -64,15 +66,17 @@ class _Good:
         return column if self._places is None else take({"": column}, self._places)[""]
 
 
-def _ids(chunk: Chunk, meaning: Meaning, first_row: int) -> Array:
-    said = meaning.options.id
-    column = chunk.get(SAMPLE_ID) if meaning.is_prepared else None
-    if column is None and said is not None:
-        column = chunk[said]
-    if column is None:
-        prefix = f"{meaning.split}-" if meaning.split else ""
-        rows = range(first_row, first_row + len(chunk[meaning.inputs[0]]))
+def ids_of(chunk: Chunk, said: str | None, split: str, first_row: int) -> Array:
+    """The ids of a chunk's samples: a column, or the numbers of the rows.
+
+    Raises:
+        DataError: the column holds lists.
+    """
+    if said is None:
+        prefix = f"{split}-" if split else ""
+        rows = range(first_row, first_row + num_rows(chunk))
         return np.array([f"{prefix}{row:09d}" for row in rows], dtype=object)
+    column = chunk[said]
     if isinstance(column, Ragged) or column.ndim != 1:
         raise DataError(f"data.id: the column {said!r} holds lists, expected one id a sample")
     return np.array([str(value) for value in column], dtype=object)

@@ -10,41 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import DataError
-from storage.options import SPLIT_NAME_PATTERN, DataOptions
-from storage.preparation import Chunk
-from storage.rows import Column, Rows, take
+from storage.meaning import Meaning
+from storage.options import SPLIT_NAME_PATTERN, DataOptions, SplitOptions
+from storage.preparation import SPLIT, Chunk
+from storage.rows import Array, Column, Rows, take
 from storage.schema import SAMPLE_ID
 
 _SPLIT_NAME = re.compile(SPLIT_NAME_PATTERN)
 
 
-def divide(
-    rows: dict[str, Column], chunk: Chunk, options: DataOptions, split: str
-) -> Iterator[tuple[str, Rows]]:
+def divide(rows: dict[str, Column], chunk: Chunk, meaning: Meaning) -> Iterator[tuple[str, Rows]]:
     """The samples of each split among those of a chunk.
 
     Args:
         rows: the samples.
         chunk: the columns that they were made of.
-        options: how they are divided.
-        split: the one that all of them belong to, or "".
+        meaning: what these stand for, and the split that all of them belong to, if to one.
 
     Raises:
         DataError: the name of a split can be none.
     """
-    if split:
-        yield split, rows
+    if meaning.split:
+        yield meaning.split, rows
         return
-    fractions = options.splits.fractions
-    if fractions is not None:
-        # By name: the order in which a recipe says the shares must not matter.
-        names = sorted(fractions)
-        shares = [fractions[name] for name in names]
-        chosen = _hashed(np.asarray(rows[SAMPLE_ID]), options.splits.salt, shares)
-        for number, name in enumerate(names):
-            yield name, take(rows, np.flatnonzero(chosen == number))
+    splits = meaning.options.splits
+    if splits.fractions is not None:
+        given = chunk.get(SPLIT) if meaning.is_prepared else None
+        chosen = split_by_hash(np.asarray(rows[SAMPLE_ID]), splits) if given is None else given
+        for name in sorted(splits.fractions):
+            yield name, take(rows, np.flatnonzero(np.asarray(chosen) == name))
         return
-    column = options.splits.column
+    column = splits.column
     assert column is not None
     labels = np.array([str(value) for value in np.asarray(chunk[column])])
     for name in map(str, np.unique(labels)):
@@ -54,6 +50,17 @@ def divide(
                 "has up to 40 of a-z, 0-9 and _"
             )
         yield name, take(rows, np.flatnonzero(labels == name))
+
+
+def split_by_hash(ids: Iterable[str], splits: SplitOptions) -> Array:
+    """The name of the split of each id, by its hash; of `splits.fractions`.
+
+    The order in which a recipe says the shares does not matter.
+    """
+    assert splits.fractions is not None
+    names = sorted(splits.fractions)
+    shares = [splits.fractions[name] for name in names]
+    return np.array(names, dtype=object)[_hashed(ids, splits.salt, shares)]
 
 
 def names_of_splits(found: Iterable[str], options: DataOptions) -> list[str]:

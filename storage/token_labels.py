@@ -9,7 +9,7 @@ from storage.errors import DataError
 from storage.lists import as_blocks, require_same_lengths
 from storage.meaning import Meaning
 from storage.options import Task
-from storage.preparation import Chunk
+from storage.preparation import DOCUMENTS, Chunk
 from storage.rows import Column, Ragged, Rows
 from storage.schema import LABEL, MASK, NO_LABEL, input_column
 
@@ -29,7 +29,9 @@ def token_labels(chunk: Chunk, rows: Rows, meaning: Meaning) -> dict[str, Column
         if options.label is not None:
             raise DataError("data.label: a causal language model's labels are its own next tokens")
         whole(tokens.values_NW, name)
-        label, mask = next_token_labels(tokens, mask)
+        documents = chunk.get(DOCUMENTS) if meaning.is_prepared else None
+        assert documents is None or isinstance(documents, Ragged)
+        label, mask = next_token_labels(tokens, mask, documents)
         return {LABEL: label, MASK: mask}
     column = meaning.column(chunk, options.label, LABEL)
     if column is None:
@@ -52,15 +54,20 @@ def _token_mask(chunk: Chunk, tokens: Ragged, meaning: Meaning) -> Ragged:
     return Ragged(mask.values_NW.astype(np.bool_), mask.lengths_B)
 
 
-def next_token_labels(tokens: Ragged, mask: Ragged) -> tuple[Ragged, Ragged]:
+def next_token_labels(
+    tokens: Ragged, mask: Ragged, documents: Ragged | None = None
+) -> tuple[Ragged, Ragged]:
     """The hard labels of a causal language model, and which positions count.
 
-    Position t predicts token t + 1, so the label of t is token t + 1; it counts where both do,
-    and the last position of a block never does. This is the only place that shifts.
+    Position t predicts token t + 1, so the label of t is token t + 1; it counts where both do and
+    are of one document, and the last position of a block never does. This is the only place that
+    shifts.
     """
     ends = np.cumsum(tokens.lengths_B)[tokens.lengths_B > 0] - 1
     label = np.roll(tokens.values_NW.astype(np.int64), -1)
     counts = np.roll(mask.values_NW, -1) & mask.values_NW
     counts[ends] = False
+    if documents is not None:
+        counts &= np.roll(documents.values_NW, -1) == documents.values_NW
     label[~counts] = NO_LABEL
     return Ragged(label, tokens.lengths_B), Ragged(counts, tokens.lengths_B)

@@ -42,8 +42,19 @@ class Intent:
         return identity.fingerprint(self.content)
 
 
-def fitted_teacher(options: FitTeacherOptions, data: DataOptions, index: CorpusIndex) -> Intent:
+def fitted_teacher(
+    options: FitTeacherOptions,
+    data: DataOptions,
+    index: CorpusIndex,
+    made: Mapping[str, Any] | None = None,
+) -> Intent:
     """A teacher that is trained on the data.
+
+    Args:
+        options: the teacher's.
+        data: the user's data.
+        index: what they hold.
+        made: what decides the samples beside the options: a tokenizer, the order of classes.
 
     Raises:
         DataError: there is no training split, or no label to learn from.
@@ -58,7 +69,7 @@ def fitted_teacher(options: FitTeacherOptions, data: DataOptions, index: CorpusI
     content = {
         "code_version": FIT_CODE_VERSION,
         "teacher": options.identity(),
-        "data": data.identity(),
+        "data": data.identity() | dict(made or {}),
         "num_classes": data.num_classes or index.num_labels,
     }
     if options.refit == "on_change":
@@ -76,7 +87,11 @@ def imported_teacher(
 
 
 def label_set(
-    data: DataOptions, labels: LabelOptions, teacher: Mapping[str, Any], weights_digest: str
+    data: DataOptions,
+    labels: LabelOptions,
+    teacher: Mapping[str, Any],
+    weights_digest: str,
+    made: Mapping[str, Any] | None = None,
 ) -> Intent:
     """A label set: data by name, teacher by weights, and the label options.
 
@@ -85,13 +100,14 @@ def label_set(
         labels: the label options.
         teacher: what of the teacher's intent decides logits, beside the weights.
         weights_digest: the sha256 of the teacher's weights.
+        made: what decides the samples beside the options: a tokenizer, the order of classes.
     """
     return Intent(
         {
             "code_version": LABEL_CODE_VERSION,
             "format_version": FORMAT_VERSION,
             "precision": PRECISION,
-            "data": data.identity(),
+            "data": data.identity() | dict(made or {}),
             "labels": labels.identity(),
             "teacher": {**teacher, "weights": weights_digest},
         }

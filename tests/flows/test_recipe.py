@@ -199,7 +199,7 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("data.source=3", ["data.source: expected", "string or a list or a mapping", "got 3"]),
         ("data.source={train: 3}", ["data.source.train: expected", "string", "got 3"]),
         ("data.classes=0", ["data.classes: expected greater than 0 or a list", "got 0"]),
-        ("data.inputs=[]", ["data.inputs: expected at least 1", "got []"]),
+        ("data.inputs=[]", ["data: inputs: expected the columns that the models get"]),
         ("teacher.model.hidden=8", ["teacher.model.hidden: expected a list", "got 8"]),
         ("labels.temperature=.nan", ["labels.temperature: expected", "finite", "got nan"]),
         # Ranges
@@ -256,7 +256,10 @@ def test_a_wrong_override_is_refused(path, override, words):
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),
         ("students.small.loss={soft_weight: 0, hard_weight: 0}", ["loss: ", "nothing to learn"]),
-        ("data.splits={}", ["data.splits: expected exactly one of column, fractions and file"]),
+        (
+            "data.splits={}",
+            ["data.splits: expected exactly one of column, fractions, file and folder"],
+        ),
         ("data.splits={fractions: {train: 0.5, test: 0.4}}", ["data.splits: ", "1, got 0.9"]),
         ("data.splits={file: true}", ["data: splits.file", "source for each split"]),
         (
@@ -287,8 +290,7 @@ def test_everything_that_is_missing_is_said(path):
         load(path, "data={}")
     fields = [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
     assert fields == [
-        f"data.{field}: expected a value, it is missing"
-        for field in ("name", "source", "inputs", "splits")
+        f"data.{field}: expected a value, it is missing" for field in ("name", "source", "splits")
     ]
 
 

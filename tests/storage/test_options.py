@@ -90,7 +90,9 @@ class TestSplitOptions:
         "ways", [{}, {"column": "a", "fractions": {"train": 1}}, {"column": "a", "file": True}]
     )
     def test_there_is_exactly_one_way(self, ways):
-        with pytest.raises(ValidationError, match="exactly one of column, fractions and file"):
+        with pytest.raises(
+            ValidationError, match="exactly one of column, fractions, file and folder"
+        ):
             SplitOptions.model_validate(ways)
 
     @pytest.mark.parametrize("fractions", [{"train": 0.8, "test": 0.1}, {"train": 0.5}, {}])
