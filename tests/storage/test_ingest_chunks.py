@@ -106,6 +106,7 @@ class Doubled:
     """Each text of letters as numbers, twice; those with a "?" could not be read."""
 
     inputs = ("tokens",)
+    num_classes: int | None = None
 
     def identity(self):
         return {"kind": "doubled"}
