@@ -7,7 +7,17 @@ import sys
 
 from tests.benchmarks.figures import Figure, machine, table
 
-BENCHMARKS = ("demo", "finished", "sizes", "reading", "writing", "memory", "planning", "augmenting")
+BENCHMARKS = (
+    "demo",
+    "finished",
+    "sizes",
+    "reading",
+    "writing",
+    "memory",
+    "teacher_memory",
+    "planning",
+    "augmenting",
+)
 
 
 def main() -> None:

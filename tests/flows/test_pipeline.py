@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
@@ -370,6 +371,33 @@ def test_texts_of_varying_length_are_classified(workspace):
     assert figures["accuracy"]["value"] > 0.9
     assert figures["agreement"]["value"] > 0.9
     assert not list(verify(Folder.open(workspace.store)))
+
+
+def test_data_in_several_files_whose_labels_are_names(workspace):
+    columns = blobs()
+    names = [("berry", "apple", "cherry")[number] for number in columns["label"]]
+    features = np.stack(columns["x"])
+    for part in range(3):
+        rows = slice(part * 40, part * 40 + 40)
+        frame = {f"x{place}": features[rows, place] for place in range(features.shape[1])}
+        frame |= {"name": names[rows], "split": columns["split"][rows]}
+        (workspace.folder / "parts").mkdir(exist_ok=True)
+        pl.DataFrame(frame).write_csv(workspace.folder / "parts" / f"{part}.csv")
+    recipe = blobs_recipe()
+    inputs = [f"x{place}" for place in range(features.shape[1])]
+    recipe["data"] |= {"source": "parts/*.csv", "inputs": inputs, "label": "name"}
+    del recipe["data"]["classes"]
+    workspace.write_recipe(recipe)
+    stages = workspace.run()
+    labels = LabelSet.open(stages["label"]["url"])
+    assert labels.spec.class_names == ("apple", "berry", "cherry")
+    rows = next(iter(labels.batches("train")))
+    assert rows["label"][:3].tolist() == [1, 0, 2]
+    assert (
+        report_of(stages["evaluate"])["models"]["small"]["splits"]["test"]["accuracy"]["value"]
+        > 0.7
+    )
+    assert statuses(workspace.run()) == dict.fromkeys(stages, "cached")
 
 
 # What fails
