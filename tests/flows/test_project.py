@@ -162,3 +162,27 @@ def test_a_project_is_not_shared_after_an_error(plain):
     with pytest.raises(DataError), shared(project):
         raise DataError("something")
     assert Project.open(plain.recipe) is not project
+
+
+# The data themselves
+
+
+def test_the_data_are_read_once_for_the_index_and_for_work(plain):
+    project = project_of(plain)
+    index = project.index
+    plain.data.unlink()
+    corpus = project.open_corpus()
+    assert corpus.samples == index.samples
+    assert project.open_corpus() is corpus
+    corpus.close()
+    with refused(DataError, "no such file"):
+        project.open_corpus()
+
+
+def test_data_that_are_not_those_of_the_index_are_refused(plain):
+    index = project_of(plain).index
+    project = project_of(plain)
+    assert project.index == index
+    plain.write_data(blobs(extra=1))
+    with refused(DataError, "the data changed", "run it again"):
+        project.open_corpus()
