@@ -2,6 +2,8 @@
 
     sample_id            string
     split                string
+    view                 int32, which augmented view of the sample; null in splits without views,
+                         and not there where none has any
     position             int32, its place in the sample
     label                int32, the hard label; null where there is none
     mask                 bool, whether the position counts; blocks of tokens only
@@ -32,6 +34,7 @@ def portable_schema(spec: LabelSetSpec) -> pa.Schema:
     fields = [
         _field("sample_id", pa.string()),
         _field("split", pa.string()),
+        *([pa.field("view", pa.int32())] if spec.augment else []),
         _field("position", pa.int32()),
         pa.field("label", pa.int32()),
     ]
@@ -62,6 +65,9 @@ def portable_table(rows: Rows, spec: LabelSetSpec, split: str, at: float) -> pa.
         "log_probabilities": _lists(positions.log_p_NK, positions),
         "rest_probability": pa.array(np.exp(positions.log_rest_N).astype(np.float32)),
     }
+    columns["view"] = pa.nulls(count, pa.int32())
+    if schema.VIEW in rows:
+        columns["view"] = pa.array(np.asarray(rows[schema.VIEW])[positions.sample_N], pa.int32())
     if positions.mask_N is not None:
         columns["mask"] = pa.array(positions.mask_N)
     columns["counts"] = pa.nulls(count, _list(pa.int32()))

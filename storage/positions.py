@@ -19,8 +19,8 @@ from storage.spec import LabelSetSpec
 
 Float64Array = NDArray[np.float64]
 COLUMNS = (
-    schema.SAMPLE_ID, schema.INDEX, schema.LOGIT, schema.COUNT, schema.KEPT, schema.REST,
-    schema.LABEL, schema.MASK,
+    schema.SAMPLE_ID, schema.VIEW, schema.INDEX, schema.LOGIT, schema.COUNT, schema.KEPT,
+    schema.REST, schema.LABEL, schema.MASK,
 )  # fmt: skip
 """The columns of rows that are looked at, where a split has them."""
 

@@ -197,7 +197,7 @@ def test_records_that_a_killed_run_left_are_put_into_groups(command, workspace):
 # Bad samples, batch sizes, processes
 
 
-def test_bad_samples_are_set_aside_counted_and_limited(command, workspace):
+def bad_samples(workspace, **labels):
     """Three samples have values with which the teacher gives NaN."""
     table = pq.read_table(workspace.folder / "blobs.parquet").to_pydict()
     for place in (3, 50, 100):
@@ -205,7 +205,13 @@ def test_bad_samples_are_set_aside_counted_and_limited(command, workspace):
     pq.write_table(pa.table(table), workspace.folder / "blobs.parquet")
     save_file(Choosy().state_dict(), workspace.folder / "teacher.safetensors")
     teacher = {"kind": "torch", "target": "tests.flows.targets:Choosy"}
-    workspace.write_recipe(blobs_recipe(teacher={**teacher, "weights": "teacher.safetensors"}))
+    recipe = blobs_recipe(teacher={**teacher, "weights": "teacher.safetensors"})
+    recipe["labels"] |= labels
+    workspace.write_recipe(recipe)
+
+
+def test_bad_samples_are_set_aside_counted_and_limited(command, workspace):
+    bad_samples(workspace)
     options = ("labels.on_bad_sample=quarantine",)
     words = ("labels.max_bad: 2 of 120 samples are bad", "'000000050'", "NaN or infinite")
     command.refuses_run(workspace, 1, words, *options, "labels.max_bad=0.01")
@@ -216,6 +222,29 @@ def test_bad_samples_are_set_aside_counted_and_limited(command, workspace):
     assert report["label_set"]["quarantined"] == 3
     said = command.run(workspace, force=True)
     command.refuses(said, 1, "in 1 samples: 000000003;", "labels.on_bad_sample: quarantine")
+
+
+def test_a_list_of_samples_set_aside_is_shown_and_made_again(command, workspace):
+    bad_samples(workspace, on_bad_sample="quarantine", max_bad=0.05)
+    command.run(workspace, stage="teacher")
+    stages = command.run(workspace, stage="label", json=True).json["stages"]
+    folder = workspace.only("labels")
+    shown = command("inspect", folder, "--json").json
+    assert shown["quarantined"] == sum(shown["quarantine"]["samples"].values()) == 3
+    (reason,) = shown["quarantine"]["reasons"]
+    assert reason == {"reason": "the teacher's logits are NaN or infinite", "samples": 3}
+    said = command("inspect", folder).output
+    assert "set aside: " in said
+    assert reason["reason"] in said
+    lists = sorted((folder / "quarantine").iterdir())
+    before = workspace.files("labels")
+    lists[0].unlink()
+    lists[-1].write_bytes(lists[-1].read_bytes()[:-1])
+    assert command("verify", folder).code == 1
+    assert command("verify", folder, "--repair").code == 0
+    assert workspace.files("labels") == before
+    digest = command("inspect", folder, "--json").json["digest"]
+    assert digest == stages["label"]["digest"]
 
 
 def test_a_batch_size_is_found_once_and_kept(command, workspace, monkeypatch):

@@ -20,6 +20,7 @@ from tests.storage import axolotl_reader
 from tests.storage.kinds import SELECTIONS, spec_of_kind, write_known_set
 from tests.storage.refusal import refused
 from tests.storage.test_positions import softmax
+from tests.storage.toy import views_spec, write_toy_set
 
 KEPT_SETS = [keep for keep in Keep if keep is not Keep.SAMPLE]
 
@@ -254,3 +255,15 @@ class TestPublication:
             ExportPlan.of(labels, ExportFormat.PORTABLE, ["valid"])
         with refused(RecipeError, "--temperature", "2, 1"):
             ExportPlan.of(labels, ExportFormat.PORTABLE, temperature=4.0)
+
+
+def test_the_portable_export_says_which_view_it_is(store, tmp_path):
+    labels = write_toy_set(store, views_spec())
+    export(ExportPlan.of(labels, ExportFormat.PORTABLE), Folder.open(tmp_path / "there"))
+    views = {
+        split: pq.read_table(next((tmp_path / "there" / "data").glob(f"{split}-00000-*")))["view"]
+        for split in ("train", "test")
+    }
+    assert views["train"].to_pylist() == [0, 1, 0, 1, 0, 1]
+    assert views["test"].to_pylist() == [None] * 4
+    labels.close()

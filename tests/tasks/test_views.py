@@ -3,10 +3,12 @@
 Shape letters: B samples, H rows, W columns.
 """
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from storage.corpus import MemoryCorpus
 from storage.options import DataOptions, LabelOptions, Task
@@ -15,7 +17,11 @@ from storage.rows import Ragged
 from storage.spec import CorpusForm, InputSpec
 from storage.verify import verify
 from storage.viewed_corpus import with_views
+from tasks.fit import FitJob, fit
+from tasks.model_options import TargetOptions
+from tasks.options import LossOptions, TrainingOptions
 from tasks.stream import CorpusSource, LabelSource, Stream, collate
+from tasks.teachers import TorchTeacher
 from tasks.views import augmented
 from tests.tasks.toy import label_set
 
@@ -112,6 +118,47 @@ def test_the_student_gets_what_the_teacher_saw(store, make):
         )
         expected = (teacher_logits - teacher_logits.max())[0].tolist()
         assert logits == pytest.approx(expected, abs=1e-6)
+    labels.close()
+
+
+class RememberingModel(nn.Module):
+    """A linear layer that remembers the images it saw, but for the empty ones of a probe."""
+
+    seen: ClassVar[list[bytes]] = []
+
+    def __init__(self, outputs: int = 3) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, outputs)
+
+    def forward(self, image: Tensor) -> Tensor:
+        self.seen.extend(row.numpy().tobytes() for row in image if row.any())
+        logits: Tensor = self.linear(image.flatten(1).float() / 255)
+        return logits
+
+
+def test_a_torch_teacher_and_a_student_that_is_fitted_see_the_same_tensors(store):
+    corpus = images()
+    RememberingModel.seen.clear()
+    teacher = TorchTeacher(RememberingModel(), (IMAGE,), torch.device("cpu"), "teacher")
+    options = LABELS.model_copy(update={"batch_size": 3, "positions_per_shard": 9})
+    labels = label_set(store, corpus, teacher, options)
+    by_teacher = sorted(RememberingModel.seen)
+    assert len(by_teacher) == sum(corpus.samples.values())
+    RememberingModel.seen.clear()
+    job = FitJob(
+        title="student",
+        where="students.toy",
+        model=TargetOptions(kind="torch", target="tests.tasks.test_views:RememberingModel"),
+        loss=LossOptions(),
+        training=TrainingOptions(epochs=2, batch_size=7),
+        inputs=(IMAGE,),
+        num_classes=3,
+    )
+    fit(job, LabelSource(labels, "train"), None, store / "student", torch.device("cpu"))
+    by_student = sorted(RememberingModel.seen)
+    assert len(by_student) == 2 * corpus.samples["train"]
+    assert by_student[::2] == by_student[1::2]
+    assert set(by_student) <= set(by_teacher)
     labels.close()
 
 
