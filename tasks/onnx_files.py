@@ -7,10 +7,11 @@ elsewhere they are fetched into a temporary folder.
 from __future__ import annotations
 
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import fsspec
@@ -25,6 +26,14 @@ from storage.sources import digest_of_source, read_source
 from tasks.onnx_digest import beside, whole_digest
 
 
+class FetchedFiles:
+    """A temporary folder that goes with this object."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="softlabel-onnx-"))
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+
 @dataclass(frozen=True)
 class Content:
     """An ONNX model as it is loaded.
@@ -32,12 +41,12 @@ class Content:
     Attributes:
         model: the serialised graph.
         folder: where its external data lie, if it has some.
-        fetched: the same, where they came from elsewhere: it goes with this object.
+        fetched: the same, where they came from elsewhere: it is there as long as this object.
     """
 
     model: bytes
     folder: Path | None = None
-    fetched: TemporaryDirectory[str] | None = None
+    fetched: FetchedFiles | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +81,10 @@ def read_onnx(store: Folder, url: str, where: str) -> OnnxFiles:
     size = len(graph) + sum(int(filesystem.size(beside(path, name))) for name in names)
     if isinstance(filesystem, LocalFileSystem):
         return OnnxFiles(Content(graph, Path(path).parent), digest, size)
-    fetched = TemporaryDirectory(prefix="softlabel-onnx-")
+    fetched = FetchedFiles()
     for name in names:
-        _fetch(beside(url, name), Path(fetched.name) / name)
-    return OnnxFiles(Content(graph, Path(fetched.name), fetched), digest, size)
+        _fetch(beside(url, name), fetched.folder / name)
+    return OnnxFiles(Content(graph, fetched.folder, fetched), digest, size)
 
 
 def external_files(graph: bytes, where: str) -> tuple[str, ...]:

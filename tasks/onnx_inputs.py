@@ -17,6 +17,7 @@ from torch import Tensor
 
 from storage.errors import ModelError
 from storage.spec import InputSpec
+from tasks.onnx_options import TensorRtOptions
 from tasks.onnx_session import TYPES
 
 _POSITIONS: Final = "position_ids"
@@ -120,6 +121,27 @@ class GraphInputs:
         if name == _POSITIONS:
             return torch.arange(length).expand(rows, length)
         return torch.zeros(rows, length)
+
+
+def require_shapes(model: Any, options: TensorRtOptions, where: str) -> None:
+    """Refuse shapes for TensorRT that leave one of the graph's inputs out, or name another.
+
+    Raises:
+        ModelError: naming the inputs.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [entry for entry in model.graph.input if entry.name not in weights]
+    free = {
+        entry.name
+        for entry in inputs
+        if not all(side.HasField("dim_value") for side in entry.type.tensor_type.shape.dim)
+    }
+    said = set(options.shapes)
+    if not free <= said or not said <= {entry.name for entry in inputs}:
+        raise ModelError(
+            f"{where}.tensorrt.shapes: expected the shapes of {sorted(free)}, the graph's inputs "
+            f"with free dimensions, got {sorted(said)}"
+        )
 
 
 def _matched(

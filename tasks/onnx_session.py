@@ -68,10 +68,10 @@ def providers_of(
             f"{where}.provider: {wanted} needs a CUDA device that torch {torch.__version__} sees, "
             f"and execution.device came to {device}; say provider: cpu and execution.device: cpu"
         )
-    cuda = (CUDA, _cuda_settings(options, device))
+    cuda = (CUDA, cuda_settings(options, device))
     if options.tensorrt is None:
         return [cuda, cpu]
-    return [(TENSORRT, _tensorrt_settings(options, device, folder)), cuda, cpu]
+    return [(TENSORRT, tensorrt_settings(options, device, folder)), cuda, cpu]
 
 
 class Session:
@@ -193,7 +193,8 @@ def _session_options(folder: Path | None) -> Any:
     return options
 
 
-def _cuda_settings(options: OnnxTeacherOptions, device: torch.device) -> dict[str, str]:
+def cuda_settings(options: OnnxTeacherOptions, device: torch.device) -> dict[str, str]:
+    """What ONNX Runtime's CUDA provider is told."""
     settings = {
         "device_id": str(device.index or 0),
         "arena_extend_strategy": _ARENA[options.cuda.arena],
@@ -204,9 +205,10 @@ def _cuda_settings(options: OnnxTeacherOptions, device: torch.device) -> dict[st
     return settings
 
 
-def _tensorrt_settings(
+def tensorrt_settings(
     options: OnnxTeacherOptions, device: torch.device, folder: Path
 ) -> dict[str, str]:
+    """What ONNX Runtime's TensorRT provider is told; the folder of its cache is made."""
     asked = options.tensorrt
     assert asked is not None
     cache = (folder / Path(asked.cache).expanduser()).resolve()

@@ -26,7 +26,7 @@ from tasks.nn.models import probe_inputs
 from tasks.nn.reduction import Reduced, Reduction
 from tasks.onnx_files import Content
 from tasks.onnx_graph import INDEX, LABEL, K, Layout, append_reduction, upgraded
-from tasks.onnx_inputs import GraphInputs
+from tasks.onnx_inputs import GraphInputs, require_shapes
 from tasks.onnx_logits import expose_logits, with_probabilities
 from tasks.onnx_options import PROBABILITIES, OnnxTeacherOptions
 from tasks.onnx_reduced import finished
@@ -71,6 +71,8 @@ class OnnxTeacher:
         self._providers = providers_of(options, device, folder, where)
         model = _parsed(self._content, where)
         self._exposed = expose_logits(model, options.output, where)
+        if options.tensorrt is not None:
+            require_shapes(model, options.tensorrt, where)
         self._session = self._loaded(model)
         self._inputs = GraphInputs.of(self._session.inputs, inputs, options.input_names, where)
         self._layout: Layout | None = None

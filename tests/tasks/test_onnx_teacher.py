@@ -7,14 +7,12 @@ import torch
 from onnx import TensorProto, helper
 
 from storage.errors import ModelError
-from storage.spec import InputSpec
 from tasks.onnx_teacher import OnnxTeacher
 from tasks.teachers import TorchTeacher
 from tests.tasks.onnx_graphs import WEIGHT, graph, options
 from tests.tasks.toy import TOKENS, VECTOR
 
 CPU = torch.device("cpu")
-SHAPES = {"x": {"min": [1, 3], "opt": [8, 3], "max": [64, 3]}}
 X = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, -1.0]])
 
 
@@ -108,31 +106,6 @@ def test_logits_of_another_rank_are_refused():
     reduced.graph.node[1].attribute.append(helper.make_attribute("keepdims", 0))
     with pytest.raises(ModelError, match=r"teacher\.output: 'sums' has shape \(\), expected"):
         OnnxTeacher(reduced.SerializeToString(), (VECTOR,), CPU)
-
-
-def test_inputs_of_another_shape_are_refused():
-    wide = InputSpec(name="x", dtype="float32", shape=(5,))
-    with pytest.raises(ModelError, match="the ONNX teacher failed: "):
-        OnnxTeacher(graph(), (wide,), CPU)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device to load")
-@pytest.mark.parametrize(
-    ("device", "said", "message"),
-    [
-        ("cuda", {}, r"teacher\.provider: auto needs .* came to cuda; .*execution\.device: cpu$"),
-        ("cpu", {"provider": "cuda"}, r"teacher\.provider: cuda needs .* came to cpu; "),
-        (
-            "cpu",
-            {"provider": "tensorrt", "tensorrt": {"cache": "engines", "shapes": SHAPES}},
-            r"teacher\.provider: tensorrt needs .* came to cpu; ",
-        ),
-    ],
-)
-def test_cuda_without_a_device_is_refused(device, said, message, capfd):
-    with pytest.raises(ModelError, match=message):
-        OnnxTeacher(graph(), (VECTOR,), torch.device(device), options(**said))
-    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.gpu
