@@ -204,8 +204,9 @@ def collate(
 ) -> Batch:
     """Rows as tensors; inputs are padded with zeros, and positions of padding do not count.
 
-    Where rows hold views, the inputs are those of the views: whoever runs a model goes through
-    here, so that teachers and students see the same.
+    Samples that could not be made do not count either. Where rows hold views, the inputs are those
+    of the views: whoever runs a model goes through here, so that teachers and students see the
+    same.
 
     Args:
         rows: of a label set, or of a corpus.
@@ -225,7 +226,6 @@ def collate(
     length = input_length if schema.MASK in rows else None
     count = num_rows(rows) * (length or 1)
     kept = schema.INDEX in rows
-    mask = _positions(rows[schema.MASK], length, fill=False) if schema.MASK in rows else None
     label = (
         _positions(rows[schema.LABEL], length, schema.NO_LABEL) if schema.LABEL in rows else None
     )
@@ -244,7 +244,7 @@ def collate(
         weight_PK=_shares(rows[schema.COUNT], length) if schema.COUNT in rows else None,
         label_P=torch.full((count,), schema.NO_LABEL) if label is None else label.long(),
         label_logit_P=label_logit,
-        mask_P=torch.ones(count, dtype=torch.bool) if mask is None else mask,
+        mask_P=_counting(rows, length, count),
         real_P=_real(rows, length),
         temperatures=tuple(temperatures),
         sample_ids=list(_samples(rows)),
@@ -256,6 +256,17 @@ def _real(rows: Rows, length: int | None) -> Tensor:
     if length is None:
         return torch.ones(num_rows(rows), dtype=torch.bool)
     return _tensor(np.arange(length) < positions_of(rows)[:, None]).reshape(-1)
+
+
+def _counting(rows: Rows, length: int | None, count: int) -> Tensor:
+    """Which positions count: those of the mask, and none of a sample that could not be made."""
+    counts_P = torch.ones(count, dtype=torch.bool)
+    if schema.MASK in rows:
+        counts_P = _positions(rows[schema.MASK], length, fill=False)
+    if schema.BAD in rows:
+        good_B = _tensor(np.asarray(rows[schema.BAD]) == "")
+        counts_P = counts_P & good_B.repeat_interleave(length or 1)
+    return counts_P
 
 
 def _positions(column: Column, length: int | None, fill: float | bool) -> Tensor:

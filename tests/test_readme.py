@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
+from storage.data_options import DataOptions
 from storage.files import Folder
 from storage.options import Keep
 from tests.storage.kinds import spec_of_kind, write_known_set
@@ -112,6 +113,11 @@ def test_the_recipes_of_the_readme_are_right(folder):
     from flows.recipe import load_recipe
 
     assert load_recipe(str(folder / "wine.yaml")).recipe.name == "wine"
+    kinds = [yaml.safe_load(block) for block in blocks("yaml") if "splits:" in block]
+    parts = [said for said in kinds if "format" in said or "tokens" in said]
+    assert len(parts) >= 6
+    for said in parts:
+        assert DataOptions.model_validate(said)
     for block in blocks("yaml"):
         assert yaml.safe_load(block)
 

@@ -13,7 +13,7 @@ from storage.files import Folder
 from storage.input_options import BYTES_TOKENIZER, TEACHER_TOKENIZER, TokenOptions
 from storage.preparation import Preparation
 from tasks.inputs.tokenizers import ByteTokenizer, HuggingFaceTokenizer, TextTokenizer
-from tasks.teacher_options import TeacherOptions
+from tasks.teacher_options import FitTeacherOptions, TeacherOptions
 
 
 @runtime_checkable
@@ -90,14 +90,13 @@ def tokenizer_of(
         options.tokenizer, folder, options.gguf_file, options.revision, digest=""
     )
     if options.tokenizer == TEACHER_TOKENIZER:
-        if not isinstance(teacher, PretrainedOptions):
+        own = teacher.model if isinstance(teacher, FitTeacherOptions) else teacher
+        if not isinstance(own, PretrainedOptions):
             raise RecipeError(
                 f"data.tokens.tokenizer: a teacher of kind {teacher.kind!r} has no tokenizer; name "
                 "a folder or a name on the Hugging Face Hub, or say bytes"
             )
-        named = replace(
-            named, model=teacher.model, gguf_file=teacher.gguf_file, revision=teacher.revision
-        )
+        named = replace(named, model=own.model, gguf_file=own.gguf_file, revision=own.revision)
     return replace(named, digest=_digest(store, named))
 
 

@@ -263,3 +263,78 @@ class TestLabelOptions:
         a = LabelOptions.model_validate({"temperature": 2})
         b = LabelOptions.model_validate({"temperature": 2.0, "temperatures": [2.0, 1.0]})
         assert fingerprint(a.identity()) == fingerprint(b.identity())
+
+
+IMAGES = {"format": "images", "image": {"size": [8, 8]}, "inputs": []}
+TEXT = {"format": "text", "task": "causal_lm", "tokens": {}, "inputs": []}
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            IMAGES,
+            IMAGES | {"label": "folder", "splits": {"folder": True}},
+            TEXT | {"source": ["a/**", "b/*.txt"]},
+            {"format": "files", "inputs": [], "bytes": {"length": 8}, "files": {"limit": 3}},
+            {"format": "audio", "inputs": [], "audio": {"seconds": 1}},
+            {"format": "idx", "inputs": [], "label": "label", "splits": {"file": True}},
+            {"tokens": {"tokenizer": "bytes"}, "inputs": ["a", "b"]},
+            {"task": "masked_lm", "tokens": {}},
+            {"image": {"size": [8, 8]}},
+        ],
+    )
+    def test_what_fits_together_is_taken(self, changes):
+        splits = {"fractions": {"train": 1.0}}
+        assert data_options(**({"splits": splits} | changes))
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            (IMAGES | {"image": None}, "format: images goes with image, and only that"),
+            (IMAGES | {"bytes": {"length": 3}}, "format: images goes with image, and only that"),
+            (IMAGES | {"inputs": ["x"]}, "format: images says what they are"),
+            (IMAGES | {"id": "name"}, "id: format: images has no columns"),
+            (IMAGES | {"splits": {"column": "x"}}, "splits.column: format: images has no columns"),
+            (IMAGES | {"label": "class"}, "label: expected 'folder', or none, with format: images"),
+            (IMAGES | {"task": "causal_lm"}, "format: images goes with task: classification"),
+            (TEXT | {"task": "classification"}, "goes with task: causal_lm or masked_lm"),
+            (TEXT | {"label": "folder"}, "the tokens are the labels"),
+            ({"files": {"limit": 2}}, "files goes with the formats"),
+            ({"tokens": {}, "image": {"size": [1, 1]}}, "expected one of tokens and image"),
+            ({"splits": {"folder": True}}, "splits.folder: true goes with the formats"),
+            ({"tokens": {}, "inputs": ["a", "b", "c"]}, "inputs: expected one or two columns"),
+            ({"image": {"size": [1, 1]}, "task": "tagging"}, "task: expected classification"),
+            ({"tokens": {}, "task": "causal_lm", "label": "x"}, "the tokens themselves are"),
+            ({"tokens": {}, "attention_mask": True}, "go with inputs that are numbers already"),
+            ({"format": "idx", "inputs": [], "tokens": {}}, "format: idx holds numbers"),
+            ({"tokens": {"outputs": ["attention_mask"]}}, "outputs must hold input_ids"),
+            ({"audio": {}}, "exactly one of seconds and max_seconds"),
+            ({"audio": {"rate": 100, "seconds": 0.001}}, "not a single sample"),
+            ({"bytes": {}}, "either length, or begin and end"),
+            ({"bytes": {"begin": 9, "block": 8}}, "block is smaller"),
+            ({"bytes": {"length": 9, "strip": True}}, "strip goes with begin and end"),
+        ],
+    )
+    def test_what_does_not_is_refused(self, changes, message):
+        splits = {"fractions": {"train": 1.0}}
+        with pytest.raises(ValidationError, match=message):
+            data_options(**({"splits": splits} | changes))
+
+    def test_identity_holds_how_content_becomes_numbers_and_not_which_files(self):
+        splits = {"splits": {"fractions": {"train": 1.0}}}
+        plain = data_options(**splits, **IMAGES).identity()
+        assert data_options(**splits, **IMAGES, files={"limit": 2}).identity() == plain
+        other = IMAGES | {"image": {"size": [8, 8], "resize": "fit"}}
+        assert data_options(**splits, **other).identity() != plain
+        here = data_options(**splits, **TEXT | {"tokens": {"tokenizer": "here"}}).identity()
+        assert (
+            data_options(**splits, **TEXT | {"tokens": {"tokenizer": "there"}}).identity() == here
+        )
+        assert data_options(**splits, **TEXT | {"tokens": {"block": 8}}).identity() != here
+
+    def test_what_came_later_leaves_the_names_of_what_was_made(self):
+        assert set(data_options().identity()) == {
+            "name", "task", "inputs", "shapes", "label", "mask", "id", "classes", "padded",
+            "splits",
+        }  # fmt: skip

@@ -257,3 +257,20 @@ def test_a_source_names_its_content():
         for c in (numbered_corpus({"train": 5}), numbered_corpus({"train": 6}))
     )
     assert one != other
+
+
+def test_a_sample_that_could_not_be_made_does_not_count():
+    rows = {
+        "sample_id": np.array(["a", "b"], dtype=object),
+        "input.x": np.zeros((2, 3), np.float32),
+        "label": np.array([1, 0]),
+        "bad": np.array(["", "the image is damaged"], dtype=object),
+    }
+    assert collate(rows, ()).mask_P.tolist() == [True, False]
+    blocks = {
+        "sample_id": rows["sample_id"],
+        "input.tokens": Ragged(np.arange(3), np.array([2, 1])),
+        "mask": Ragged(np.ones(3, np.bool_), np.array([2, 1])),
+        "bad": rows["bad"],
+    }
+    assert collate(blocks, ()).mask_P.tolist() == [True, True, False, False]
