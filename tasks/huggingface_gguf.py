@@ -39,4 +39,6 @@ def converted(folder: Path, gguf_file: str, where: str) -> Path:
         except Exception as error:
             raise ModelError(f"{where}: {path} cannot be converted: {one_line(error)}") from error
 
-    return made_once("gguf", {"gguf": sha256_of(path), "transformers": transformers.__version__}, make)
+    return made_once(
+        "gguf", {"gguf": sha256_of(path), "transformers": transformers.__version__}, make
+    )

@@ -225,9 +225,7 @@ def _head_of_weights(config: Any, task: Task, where: str) -> str:
         if architecture in _models(table, config.model_type, where):
             return head
     expected = " or ".join(head.removeprefix("Auto") for head in _HEADS[task].values())
-    raise ModelError(
-        f"{where}: it is a {architecture}; data.task: {task} takes a {expected}"
-    )
+    raise ModelError(f"{where}: it is a {architecture}; data.task: {task} takes a {expected}")
 
 
 def _head_of_kind(config: Any, task: Task, where: str) -> str:

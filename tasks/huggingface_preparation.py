@@ -43,7 +43,10 @@ class LibraryImages(nn.Module):
         given = image_BDHW.to(torch.uint8) if levels else image_BDHW
         said = {} if levels else {"do_rescale": False}
         made = self.processor(
-            list(given.cpu().numpy()), return_tensors="pt", input_data_format="channels_first", **said
+            list(given.cpu().numpy()),
+            return_tensors="pt",
+            input_data_format="channels_first",
+            **said,
         )
         return {PIXELS: made[PIXELS].to(image_BDHW.device)}
 

@@ -102,7 +102,8 @@ def _resize(image_BDHW: Tensor, size: tuple[int, int], resample: int, *, levels:
         image_BDHW = F.interpolate(
             image_BDHW, step, mode=_MODES[resample], align_corners=False, antialias=True
         )
-        image_BDHW = image_BDHW.round().clamp(0.0, _LARGEST) if levels else image_BDHW
+        if levels:  # a half goes up, not to the even number
+            image_BDHW = (image_BDHW + 0.5).floor().clamp(0.0, _LARGEST)
     return image_BDHW
 
 

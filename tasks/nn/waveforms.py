@@ -24,7 +24,8 @@ class Waveforms(nn.Module):
 
         Args:
             normalize: whether clips are brought to mean 0 and deviation 1.
-            least: the samples that the model needs; shorter batches are padded with silence.
+            least: the samples that the model needs; silence makes a shorter clip so long, and
+                counts.
         """
         super().__init__()
         self.settings = {"normalize": normalize, "least": least}
@@ -37,12 +38,17 @@ class Waveforms(nn.Module):
             wave_BN = _normalized(wave_BN, mask_BN)
         if self.least > 1:
             wave_BN = self._long_enough(wave_BN)
-            mask_BN = None if mask_BN is None else self._long_enough(mask_BN)
+            mask_BN = None if mask_BN is None else self._counting(mask_BN)
         return wave_BN, mask_BN
+
+    def _counting(self, mask_BN: Tensor) -> Tensor:
+        mask_BN = self._long_enough(mask_BN)
+        needed_N = torch.arange(mask_BN.shape[1], device=mask_BN.device) < self.least
+        return torch.where(needed_N, torch.ones_like(mask_BN), mask_BN)
 
     def _long_enough(self, values_BN: Tensor) -> Tensor:
         # Silence is added and cut off again: no branch on the length, so that it can be exported.
-        length = torch.sym_max(values_BN.shape[1], self.least)
+        length = torch.sym_max(values_BN.shape[1], self.least)  # type: ignore[no-untyped-call]
         return F.pad(values_BN, (0, self.least))[:, :length]
 
 

@@ -62,3 +62,17 @@ def save_word_tokenizer(folder: Path) -> Path:
         tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
     ).save_pretrained(folder)
     return folder
+
+
+def save_images(folder: Path, **settings: Any) -> Path:
+    """Save the processor of an image model."""
+    transformers.ViTImageProcessorPil(
+        **{"size": {"height": 16, "width": 16}, **settings}
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_sounds(folder: Path, **settings: Any) -> Path:
+    """Save the extractor of an audio model."""
+    transformers.Wav2Vec2FeatureExtractor(**settings).save_pretrained(folder)
+    return folder
