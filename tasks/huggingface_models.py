@@ -111,7 +111,7 @@ def build_module(
     if config.is_encoder_decoder:
         raise ModelError(f"{where}: {_ENCODER_DECODER}")
     head = _head_of_kind(config, task, where)
-    _change(config, options.config, where)
+    config = _changed(config, options.config, where, whole=source is not None)
     _set_classes(config, num_classes, task, padded=padded, pretrained=options.pretrained)
     if options.pretrained and source is not None:
         model, info = _from_pretrained(head, source, where, config=config, attn=options.attention)
@@ -294,20 +294,44 @@ def is_kind(options: HuggingFaceModelOptions, folder: Path, where: str) -> bool:
     return options.model in auto.CONFIG_MAPPING_NAMES
 
 
-def _change(config: Any, changes: dict[str, Any], where: str) -> None:
+def _changed(config: Any, changes: dict[str, Any], where: str, *, whole: bool) -> Any:
+    """A configuration with changes; what follows from other settings follows from the new ones.
+
+    Args:
+        config: what to begin with.
+        changes: settings by name.
+        where: the field of the recipe, for messages.
+        whole: whether `config` says more than its kind.
+    """
     known = config.to_dict()
-    for name, value in changes.items():
+    for name in changes:
         if name not in known and not hasattr(config, name):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ModelError(
                 f"{where}.config: a {config.model_type} model has no setting {name!r}{hint}"
             )
-        setattr(config, name, value)
-    layers = getattr(config, "num_hidden_layers", None)
-    kinds = getattr(config, "layer_types", None)
-    if "layer_types" not in changes and layers and kinds and len(kinds) > layers:
-        config.layer_types = kinds[:layers]
+    said = (_kept(known, changes) if whole else {}) | changes
+    said.pop("model_type", None)
+    transformers = library("transformers", where)
+    try:
+        with quiet():
+            return transformers.AutoConfig.for_model(config.model_type, **said)
+    except Exception as error:
+        raise ModelError(f"{where}.config: {one_line(error)}") from error
+
+
+def _kept(known: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration still holds with these changes."""
+    kept = dict(known)
+    heads = known.get("num_attention_heads")
+    follows = heads and known.get("head_dim") == known.get("hidden_size", 0) // heads
+    if follows and {"hidden_size", "num_attention_heads"} & set(changes):
+        del kept["head_dim"]
+    layers, kinds = changes.get("num_hidden_layers"), known.get("layer_types")
+    if layers and kinds:
+        kept["layer_types"] = kinds[:layers]
+    return kept
 
 
 def _set_classes(

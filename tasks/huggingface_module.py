@@ -106,11 +106,11 @@ class HuggingFaceModule(nn.Module):
         self.names = tuple(names)
         self.preparation = preparation
         self.saved = saved
-        # Audio models join many samples of sound; shorter blocks than that show nothing.
+        # Audio models join many samples of sound into one position; one alone shows little.
         waveforms = getattr(preparation, "waveforms", None)
         least = int(getattr(waveforms, "least", 1))
         if least > 1:
-            self.probe_length = least + 1
+            self.probe_length = 4 * least
         self._always = {"use_cache": False} if _takes(model, "use_cache") else {}
 
     @property

