@@ -195,12 +195,14 @@ def _student_facts(
 def _describe_model(options: Any) -> str:
     said = options.model_dump(mode="json", exclude_defaults=True)
     shape = said.get("hidden") or said.get("channels") or said.get("target") or ""
+    shape = shape or said.get("model") or ""
     return f"{options.kind} {shape}".strip()
 
 
 def _describe_teacher(project: Project, card: Card | None) -> dict[str, Any]:
     options = project.recipe.teacher
     model = getattr(options, "model", options)
+    model = options if isinstance(model, str) else model
     return {
         "kind": options.kind,
         "fingerprint": card.fingerprint if card else None,

@@ -30,11 +30,14 @@ from storage.records import read_record, write_record
 from storage.sources import digest_of_source
 from storage.spec import LabelSetSpec, spec_of
 from tasks import intents
+from tasks.huggingface_identity import model_files, teacher_digest
+from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.intents import Intent
 from tasks.onnx_digest import onnx_digest
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.planning import LabelPlan, plan_labels
-from tasks.teacher_options import FitTeacherOptions
+from tasks.teacher_facts import agreed_class_names, require_sampling_rate
+from tasks.teacher_options import FitTeacherOptions, ImportedTeacherOptions
 
 _shared: list[Project] = []
 
@@ -144,11 +147,19 @@ class Project:
         """What the teacher stage is asked for."""
         options = self.recipe.teacher
         if isinstance(options, FitTeacherOptions):
-            return intents.fitted_teacher(options, self.recipe.data, self.index, self.data.identity)
+            files = model_files(self.store, options.model, self.loaded.folder, "teacher.model")
+            data = self.recipe.data
+            return intents.fitted_teacher(options, data, self.index, self.data.identity, files)
+        digest = self._digest_of(options)
+        return intents.imported_teacher(options, digest, self.recipe.data.task)
+
+    def _digest_of(self, options: ImportedTeacherOptions) -> str:
+        if isinstance(options, HuggingFaceTeacherOptions):
+            return teacher_digest(self.store, options, self.loaded.folder, "teacher")
         url = intents.teacher_source(options, self.loaded.folder)
         if isinstance(options, OnnxTeacherOptions):
-            return intents.imported_teacher(options, onnx_digest(self.store, url, "teacher"))
-        return intents.imported_teacher(options, digest_of_source(self.store, url))
+            return onnx_digest(self.store, url, "teacher")
+        return digest_of_source(self.store, url)
 
     def teacher_card(self) -> Card | None:
         """The teacher, where it is there."""
@@ -176,13 +187,15 @@ class Project:
             compact: put loose records into groups, so that the next look is cheap: writes.
 
         Raises:
-            RecipeError: it cannot be: more classes would be kept than there are.
+            RecipeError: it cannot be: more classes would be kept than there are, or the teacher's
+                classes or sounds are not those of the data.
         """
         recipe = self.recipe
         num_classes = int(teacher.details["num_classes"])
         said = self.data.num_classes
         if said is not None:
             _require_classes(said, num_classes, padded=recipe.data.padded)
+        require_sampling_rate(recipe.data, teacher.details)
         intent = intents.label_set(
             recipe.data,
             recipe.labels,
@@ -194,7 +207,7 @@ class Project:
             self.index.form,
             recipe.labels,
             num_classes if said is None else said,
-            self.data.class_names,
+            agreed_class_names(self.data.class_names, teacher.details),
             teacher_classes=num_classes,
             padded=recipe.data.padded,
         )
@@ -242,7 +255,9 @@ class Project:
     def student_intent(self, name: str, labels: LabelSet) -> Intent:
         """What the train stage is asked for, of one student."""
         options = self.recipe.students[name]
-        return intents.student(options, labels.manifest.fingerprint, labels.digest)
+        where = f"students.{name}.model"
+        files = model_files(self.store, options.model, self.loaded.folder, where)
+        return intents.student(options, labels.manifest.fingerprint, labels.digest, files)
 
     def student_card(self, name: str, labels: LabelSet) -> Card | None:
         """A student, where it is there."""
@@ -295,10 +310,7 @@ class Project:
         recipe = self.recipe
         teacher: dict[str, Any] = recipe.teacher.identity()
         if not isinstance(recipe.teacher, FitTeacherOptions):
-            options = recipe.teacher
-            teacher["source"] = (
-                options.path if isinstance(options, OnnxTeacherOptions) else options.weights
-            )
+            teacher["source"] = intents.named_source(recipe.teacher)
         asked = {
             "name": recipe.name,
             "data": recipe.data.identity(),

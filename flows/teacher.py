@@ -67,7 +67,13 @@ def _make(project: Project, force: bool) -> Card:
         clear_checkpoints(folder)
     device = pick_device(project.recipe.execution.device)
     return fit_teacher(
-        project.store, options, project.open_corpus(), project.num_classes, intent, device
+        project.store,
+        options,
+        project.open_corpus(),
+        project.num_classes,
+        intent,
+        device,
+        project.loaded.folder,
     )
 
 

@@ -80,7 +80,13 @@ def _train(project: Project, name: str, labels: LabelSet, force: bool) -> Card:
     return engine.run_task(
         "train-student",
         lambda: train_student(
-            project.store, name, project.recipe.students[name], labels, intent, device
+            project.store,
+            name,
+            project.recipe.students[name],
+            labels,
+            intent,
+            device,
+            project.loaded.folder,
         ),
         project.recipe.execution,
         f"student-{name}",

@@ -16,6 +16,7 @@ RUNS: Final = "runs"
 
 CARD: Final = "card.json"
 WEIGHTS: Final = "model.safetensors"
+MODEL_CONFIG: Final = "config.json"
 ONNX_MODEL: Final = "model.onnx"
 HISTORY: Final = "history.parquet"
 CHECKPOINTS: Final = "checkpoints"

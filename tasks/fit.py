@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,9 +25,9 @@ from storage.options import Task
 from storage.spec import InputSpec
 from tasks.checkpoints import Checkpoints
 from tasks.model_options import ModelOptions
+from tasks.models import ModelForm, build
 from tasks.nn.batch import by_position
 from tasks.nn.losses import distillation_loss
-from tasks.nn.models import build_model
 from tasks.nn.trainer import StepResult, Trainer
 from tasks.options import LossOptions, SoftLoss, TrainingOptions
 from tasks.progress import track
@@ -61,6 +62,7 @@ class FitJob:
         num_classes: C.
         task: what is predicted.
         padded: whether the model may have outputs beyond C.
+        recipe_folder: what the paths of the recipe are relative to.
     """
 
     title: str
@@ -72,6 +74,12 @@ class FitJob:
     num_classes: int
     task: Task = Task.CLASSIFICATION
     padded: bool = False
+    recipe_folder: Path = Path()
+
+    @property
+    def form(self) -> ModelForm:
+        """What the data and labels decide about the model."""
+        return ModelForm(self.inputs, self.num_classes, self.task, self.padded)
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,7 @@ def fit(
     """
     training = job.training
     torch.manual_seed(training.seed)
-    model = build_model(
-        job.model,
-        job.inputs,
-        job.num_classes,
-        f"{job.where}.model",
-        task=job.task,
-        padded=job.padded,
-    )
+    model = build(job.model, job.form, job.recipe_folder, f"{job.where}.model")
     stream = Stream(source, training.batch_size, training.seed, training.window)
     total_steps = training.epochs * stream.batches_per_epoch
     trainer = Trainer(model, job.loss, training, total_steps, device)

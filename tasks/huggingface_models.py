@@ -17,6 +17,7 @@ from storage.options import Task
 from storage.spec import InputSpec
 from tasks.huggingface_files import CONFIG, deciding_files, local_folder, read_json
 from tasks.huggingface_gguf import converted
+from tasks.huggingface_identity import is_kind
 from tasks.huggingface_library import library, quiet
 from tasks.huggingface_module import HuggingFaceModule, argument_names
 from tasks.huggingface_options import HuggingFaceModelOptions, HuggingFaceTeacherOptions
@@ -263,10 +264,8 @@ def _config_to_train(
     options: HuggingFaceModelOptions, folder: Path, where: str
 ) -> tuple[Path | None, Any]:
     """The configuration to begin with, and the folder of its files where there is one."""
-    if is_kind(options, folder, where):
-        transformers = library("transformers", where)
-        with quiet():
-            return None, transformers.AutoConfig.for_model(options.model)
+    if is_kind(options, folder):
+        return None, _kind(options.model, where)
     if options.pretrained:
         source = weights_folder(options, folder, where)
         return source, _read_config(source, where)
@@ -285,13 +284,14 @@ def _config_to_train(
     return source, config
 
 
-def is_kind(options: HuggingFaceModelOptions, folder: Path, where: str) -> bool:
-    """Whether a kind of model is named, such as `llama`, rather than a model."""
-    if options.pretrained or "/" in options.model or (folder / options.model).is_dir():
-        return False
-    library("transformers", where)
-    auto = library("transformers.models.auto.configuration_auto", where)
-    return options.model in auto.CONFIG_MAPPING_NAMES
+def _kind(name: str, where: str) -> Any:
+    """The library's own configuration of a kind of model."""
+    transformers = library("transformers", where)
+    try:
+        with quiet():
+            return transformers.AutoConfig.for_model(name)
+    except Exception as error:
+        raise ModelError(f"{where}.model: {name!r}: {one_line(error)}") from error
 
 
 def _changed(config: Any, changes: dict[str, Any], where: str, *, whole: bool) -> Any:

@@ -25,6 +25,7 @@ class HuggingFaceTeacher:
     Attributes:
         num_classes: C: the classes of its head, or its vocabulary.
         parameters: numbers that it holds.
+        size_bytes: their bytes, in the precision in which it computes.
         class_names: their names, where its configuration says them.
         sampling_rate: of sounds, the samples of a second that it was trained on.
     """
@@ -54,6 +55,7 @@ class HuggingFaceTeacher:
         config = module.model.config
         self._limits = _limits_of(config) if str(module.model.main_input_name) == IDS else ""
         self.num_classes = num_outputs(config, task)
+        self.size_bytes = sum(entry.nbytes for entry in module.parameters())
         self.class_names = class_names_of(config, task)
         self.parameters = num_parameters(module)
         rate = getattr(module.preparation, "sampling_rate", None)

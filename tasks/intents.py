@@ -14,12 +14,19 @@ from typing import Any
 from storage import identity
 from storage.corpus import CorpusIndex
 from storage.errors import DataError
-from storage.options import TRAIN, VALIDATION, DataOptions, LabelOptions
+from storage.identity import Json
+from storage.options import TRAIN, VALIDATION, DataOptions, LabelOptions, Task
 from storage.sources import resolve
 from storage.spec import FORMAT_VERSION
+from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import EvaluationOptions, StudentOptions
-from tasks.teacher_options import FitTeacherOptions, TorchTeacherOptions
+from tasks.teacher_options import (
+    FitTeacherOptions,
+    ImportedTeacherOptions,
+    TeacherOptions,
+    TorchTeacherOptions,
+)
 
 # Raised by hand when the code makes other bytes of the same intent.
 FIT_CODE_VERSION = 1
@@ -47,6 +54,7 @@ def fitted_teacher(
     data: DataOptions,
     index: CorpusIndex,
     made: Mapping[str, Any] | None = None,
+    model_files: Json | None = None,
 ) -> Intent:
     """A teacher that is trained on the data.
 
@@ -55,6 +63,7 @@ def fitted_teacher(
         data: the user's data.
         index: what they hold.
         made: what decides the samples beside the options: a tokenizer, the order of classes.
+        model_files: what beside the options decides a Hugging Face model.
 
     Raises:
         DataError: there is no training split, or no label to learn from.
@@ -72,6 +81,8 @@ def fitted_teacher(
         "data": data.identity() | dict(made or {}),
         "num_classes": data.num_classes or index.num_labels,
     }
+    if model_files is not None:
+        content["model_files"] = model_files
     if options.refit == "on_change":
         content["content"] = {
             split: index.digests[split] for split in (TRAIN, VALIDATION) if split in index.digests
@@ -80,10 +91,16 @@ def fitted_teacher(
 
 
 def imported_teacher(
-    options: TorchTeacherOptions | OnnxTeacherOptions, weights_digest: str
+    options: ImportedTeacherOptions, weights_digest: str, task: Task = Task.CLASSIFICATION
 ) -> Intent:
-    """A teacher that people bring: its architecture and the digest of its weights."""
-    return Intent({"teacher": options.identity(), "weights": weights_digest})
+    """A teacher that people bring: its architecture and the digest of its weights.
+
+    What is made of a Hugging Face model depends on the task too.
+    """
+    content = {"teacher": options.identity(), "weights": weights_digest}
+    if isinstance(options, HuggingFaceTeacherOptions):
+        content["task"] = task.value
+    return Intent(content)
 
 
 def label_set(
@@ -116,13 +133,17 @@ def label_set(
 
 def teacher_source(options: TorchTeacherOptions | OnnxTeacherOptions, folder: Path) -> str:
     """Where the weights of an imported teacher lie; a path is relative to `folder`."""
-    path = options.path if isinstance(options, OnnxTeacherOptions) else options.weights
-    return resolve(path, folder)
+    return resolve(named_source(options), folder)
 
 
-def teacher_architecture(
-    options: FitTeacherOptions | TorchTeacherOptions | OnnxTeacherOptions,
-) -> dict[str, Any]:
+def named_source(options: ImportedTeacherOptions) -> str:
+    """Where an imported teacher comes from, as the recipe says it."""
+    if isinstance(options, HuggingFaceTeacherOptions):
+        return options.source
+    return options.path if isinstance(options, OnnxTeacherOptions) else options.weights
+
+
+def teacher_architecture(options: TeacherOptions) -> dict[str, Any]:
     """What of a teacher's options decides its logits, beside the weights."""
     if isinstance(options, FitTeacherOptions):
         return {"model": options.model.identity()}
@@ -134,15 +155,28 @@ def shard(label_set_fingerprint: str, samples_digest: str) -> str:
     return identity.fingerprint([label_set_fingerprint, samples_digest])
 
 
-def student(options: StudentOptions, label_set_fingerprint: str, digest: str) -> Intent:
-    """A student: its options and the label set that it learns from."""
-    return Intent(
-        {
-            "code_version": FIT_CODE_VERSION,
-            "student": options.identity(),
-            "label_set": {"fingerprint": label_set_fingerprint, "digest": digest},
-        }
-    )
+def student(
+    options: StudentOptions,
+    label_set_fingerprint: str,
+    digest: str,
+    model_files: Json | None = None,
+) -> Intent:
+    """A student: its options and the label set that it learns from.
+
+    Args:
+        options: the student's.
+        label_set_fingerprint: of the label set.
+        digest: of the label set.
+        model_files: what beside the options decides a Hugging Face model.
+    """
+    content = {
+        "code_version": FIT_CODE_VERSION,
+        "student": options.identity(),
+        "label_set": {"fingerprint": label_set_fingerprint, "digest": digest},
+    }
+    if model_files is not None:
+        content["model_files"] = model_files
+    return Intent(content)
 
 
 def predictions(model: str, digest: str) -> Intent:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt
 
 from storage.options import Options
+from tasks.huggingface_options import HuggingFaceModelOptions
 from tasks.sequence_options import (
     ByteMlpOptions,
     ByteTransformerOptions,
@@ -45,12 +46,16 @@ class TargetOptions(Options):
     """What the callable is called with, by name."""
 
 
-ModelOptions = Annotated[
+TorchModelOptions = (
     MlpOptions
     | CnnOptions
     | TokenTransformerOptions
     | ByteTransformerOptions
     | ByteMlpOptions
-    | TargetOptions,
+    | TargetOptions
+)
+"""A model that needs torch alone."""
+ModelOptions = Annotated[
+    TorchModelOptions | HuggingFaceModelOptions,
     Field(discriminator="kind"),
 ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from storage import layout
-from storage.cards import Card, publish, read_file
+from storage.cards import Card, publish
 from storage.errors import RecipeError
 from storage.files import Folder
 from storage.options import TRAIN, VALIDATION, Keep
@@ -16,10 +18,10 @@ from tasks.checkpoints import clear_checkpoints
 from tasks.export import onnx_bytes
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
-from tasks.nn.models import build_model, num_parameters
+from tasks.models import ModelForm, load_model, model_files
+from tasks.nn.models import num_parameters
 from tasks.options import SoftLoss, StudentOptions, kept_set_fault
 from tasks.stream import LabelSource
-from tasks.weights import load_weights, weights_bytes
 
 
 def train_student(
@@ -29,6 +31,7 @@ def train_student(
     labels: LabelSet,
     intent: Intent,
     device: torch.device,
+    recipe_folder: Path = Path(),
 ) -> Card:
     """Train a student from the shards, and keep its weights, ONNX file, history and card.
 
@@ -51,9 +54,10 @@ def train_student(
         num_classes=labels.spec.num_classes,
         task=labels.spec.task,
         padded=labels.spec.padded,
+        recipe_folder=recipe_folder,
     )
     fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
-    weights = weights_bytes(fitted.model)
+    files = model_files(fitted.model)
     card = publish(
         store,
         layout.STUDENTS,
@@ -65,11 +69,11 @@ def train_student(
             "label_set_digest": labels.digest,
             "num_classes": labels.spec.num_classes,
             "parameters": num_parameters(fitted.model),
-            "size_bytes": len(weights),
+            "size_bytes": len(files[layout.WEIGHTS]),
             "steps": fitted.steps,
         },
         files={
-            layout.WEIGHTS: weights,
+            **files,
             layout.ONNX_MODEL: onnx_bytes(fitted.model, labels.spec.inputs, f"{where}.model"),
             layout.HISTORY: history_bytes(fitted.history),
         },
@@ -86,17 +90,8 @@ def load_student(
     Raises:
         IntegrityError: its weights are damaged.
     """
-    where = f"students.{card.name}.model"
-    model = build_model(
-        options.model,
-        spec.inputs,
-        spec.num_classes,
-        where,
-        task=spec.task,
-        padded=spec.padded,
-    )
-    load_weights(model, read_file(store, card, layout.WEIGHTS), card.fingerprint)
-    return model.eval()
+    form = ModelForm(spec.inputs, spec.num_classes, spec.task, spec.padded)
+    return load_model(store, card, options.model, form, f"students.{card.name}.model")
 
 
 def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> None:

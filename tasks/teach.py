@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from storage import layout
-from storage.cards import Card, publish, read_file
+from storage.cards import Card, publish
 from storage.corpus import Corpus
 from storage.errors import IntegrityError
 from storage.files import Folder
@@ -18,16 +18,25 @@ from storage.sources import read_source
 from storage.spec import InputSpec
 from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
+from tasks.huggingface_identity import teacher_digest
+from tasks.huggingface_options import HuggingFaceTeacherOptions
+from tasks.huggingface_teacher import HuggingFaceTeacher
 from tasks.intents import Intent, teacher_source
-from tasks.nn.models import build_model, load_module, num_parameters
+from tasks.models import ModelForm, load_model, model_files
+from tasks.nn.models import load_module, num_parameters
 from tasks.onnx_files import read_onnx
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.onnx_teacher import OnnxTeacher
 from tasks.options import LossOptions
 from tasks.stream import CorpusSource
-from tasks.teacher_options import FitTeacherOptions, TeacherOptions, TorchTeacherOptions
+from tasks.teacher_options import (
+    FitTeacherOptions,
+    ImportedTeacherOptions,
+    TeacherOptions,
+    TorchTeacherOptions,
+)
 from tasks.teachers import Teacher, TorchTeacher
-from tasks.weights import load_weights, weights_bytes
+from tasks.weights import load_weights
 
 WHERE = "teacher"
 _CPU = torch.device("cpu")
@@ -40,6 +49,7 @@ def fit_teacher(
     num_classes: int,
     intent: Intent,
     device: torch.device,
+    recipe_folder: Path = Path(),
 ) -> Card:
     """Fit a teacher on the hard labels of the training split, and keep it.
 
@@ -58,9 +68,11 @@ def fit_teacher(
         inputs=corpus.form.inputs,
         num_classes=num_classes,
         task=corpus.form.task,
+        recipe_folder=recipe_folder,
     )
     fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device)
-    weights = weights_bytes(fitted.model)
+    files = model_files(fitted.model)
+    weights = files[layout.WEIGHTS]
     card = publish(
         store,
         layout.TEACHERS,
@@ -75,7 +87,7 @@ def fit_teacher(
             "size_bytes": len(weights),
             "steps": fitted.steps,
         },
-        files={layout.WEIGHTS: weights, layout.HISTORY: history_bytes(fitted.history)},
+        files={**files, layout.HISTORY: history_bytes(fitted.history)},
     )
     clear_checkpoints(folder)
     return card
@@ -83,7 +95,7 @@ def fit_teacher(
 
 def import_teacher(
     store: Folder,
-    options: TorchTeacherOptions | OnnxTeacherOptions,
+    options: ImportedTeacherOptions,
     folder: Path,
     inputs: tuple[InputSpec, ...],
     intent: Intent,
@@ -93,6 +105,9 @@ def import_teacher(
     Raises:
         ModelError: it does not load, or does not run on the data's inputs.
     """
+    if isinstance(options, HuggingFaceTeacherOptions):
+        details = _pretrained_details(options, folder, inputs, intent)
+        return _imported(store, intent, details)
     url = teacher_source(options, folder)
     if isinstance(options, OnnxTeacherOptions):
         files = read_onnx(store, url, WHERE)
@@ -104,15 +119,7 @@ def import_teacher(
         teacher, parameters = _torch_teacher(options, content, inputs, _CPU, url)
         digest = digest_of_bytes(content)
         details = _details(url, digest, teacher.num_classes, parameters, len(content))
-    return publish(
-        store,
-        layout.TEACHERS,
-        intent.fingerprint,
-        name=WHERE,
-        intent=intent.content,
-        details=details,
-        files={},
-    )
+    return _imported(store, intent, details)
 
 
 def load_teacher(
@@ -130,12 +137,14 @@ def load_teacher(
         ModelError: it does not load.
     """
     if isinstance(options, FitTeacherOptions):
-        weights = read_file(store, card, layout.WEIGHTS)
-        task = Task(card.intent["data"]["task"])
-        num_classes = card.details["num_classes"]
-        model = build_model(options.model, inputs, num_classes, f"{WHERE}.model", task=task)
-        load_weights(model, weights, card.fingerprint)
+        form = ModelForm(inputs, card.details["num_classes"], Task(card.intent["data"]["task"]))
+        model = load_model(store, card, options.model, form, f"{WHERE}.model")
         return TorchTeacher(model, inputs, device, WHERE)
+    if isinstance(options, HuggingFaceTeacherOptions):
+        digest = teacher_digest(store, options, folder, WHERE)
+        _require_unchanged(card, digest, options.source)
+        task = Task(card.intent["task"])
+        return HuggingFaceTeacher(options, folder, inputs, task, device, WHERE)
     url = teacher_source(options, folder)
     if isinstance(options, OnnxTeacherOptions):
         files = read_onnx(store, url, WHERE)
@@ -146,6 +155,31 @@ def load_teacher(
     content = read_source(url)
     _require_unchanged(card, digest_of_bytes(content), url)
     return _torch_teacher(options, content, inputs, device, url)[0]
+
+
+def _imported(store: Folder, intent: Intent, details: dict[str, Any]) -> Card:
+    return publish(
+        store,
+        layout.TEACHERS,
+        intent.fingerprint,
+        name=WHERE,
+        intent=intent.content,
+        details=details,
+        files={},
+    )
+
+
+def _pretrained_details(
+    options: HuggingFaceTeacherOptions,
+    folder: Path,
+    inputs: tuple[InputSpec, ...],
+    intent: Intent,
+) -> dict[str, Any]:
+    task, digest = Task(intent.content["task"]), str(intent.content["weights"])
+    teacher = HuggingFaceTeacher(options, folder, inputs, task, _CPU, WHERE)
+    classes, size_bytes = teacher.num_classes, teacher.size_bytes
+    details = _details(options.source, digest, classes, teacher.parameters, size_bytes)
+    return details | teacher.facts
 
 
 def _details(

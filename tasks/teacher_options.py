@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from storage.identity import Json
 from storage.options import Options, built
+from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.model_options import ModelOptions, Target
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import TrainingOptions
@@ -48,9 +49,11 @@ class TorchTeacherOptions(Options):
         return self.model_dump(mode="json", exclude={"weights"})
 
 
-TeacherOptions = FitTeacherOptions | TorchTeacherOptions | OnnxTeacherOptions
-TEACHER_KINDS = ("fit", "torch", "onnx")
-PLANNED_TEACHER_KINDS = ("huggingface", "ensemble")
+ImportedTeacherOptions = TorchTeacherOptions | OnnxTeacherOptions | HuggingFaceTeacherOptions
+"""A teacher that people bring."""
+TeacherOptions = FitTeacherOptions | ImportedTeacherOptions
+TEACHER_KINDS = ("fit", "torch", "onnx", "huggingface")
+PLANNED_TEACHER_KINDS = ("ensemble",)
 
 
 def _kind_is_built(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from storage.data_options import DataOptions
 from storage.errors import RecipeError
@@ -12,23 +11,9 @@ from storage.file_corpus import FileDecoder
 from storage.files import Folder
 from storage.input_options import BYTES_TOKENIZER, TEACHER_TOKENIZER, TokenOptions
 from storage.preparation import Preparation
+from tasks.huggingface_options import HuggingFaceModelOptions, HuggingFaceTeacherOptions
 from tasks.inputs.tokenizers import ByteTokenizer, HuggingFaceTokenizer, TextTokenizer
 from tasks.teacher_options import FitTeacherOptions, TeacherOptions
-
-
-@runtime_checkable
-class PretrainedOptions(Protocol):
-    """Options of a model that comes with a tokenizer.
-
-    Attributes:
-        model: a folder, relative to the recipe, or a name on the hub.
-        gguf_file: the GGUF file that holds it.
-        revision: of a name on the hub.
-    """
-
-    model: str
-    gguf_file: str | None
-    revision: str | None
 
 
 def file_decoder(options: DataOptions) -> FileDecoder | None:
@@ -90,13 +75,15 @@ def tokenizer_of(
         options.tokenizer, folder, options.gguf_file, options.revision, digest=""
     )
     if options.tokenizer == TEACHER_TOKENIZER:
-        own = teacher.model if isinstance(teacher, FitTeacherOptions) else teacher
-        if not isinstance(own, PretrainedOptions):
+        model = teacher.model if isinstance(teacher, FitTeacherOptions) else teacher
+        if not isinstance(model, HuggingFaceTeacherOptions | HuggingFaceModelOptions):
             raise RecipeError(
                 f"data.tokens.tokenizer: a teacher of kind {teacher.kind!r} has no tokenizer; name "
                 "a folder or a name on the Hugging Face Hub, or say bytes"
             )
-        named = replace(named, model=own.model, gguf_file=own.gguf_file, revision=own.revision)
+        named = replace(
+            named, model=model.model, gguf_file=model.gguf_file, revision=model.revision
+        )
     return replace(named, digest=_digest(store, named))
 
 

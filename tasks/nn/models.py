@@ -17,7 +17,7 @@ from storage.errors import ModelError, one_line
 from storage.options import ATTENTION_MASK, Task
 from storage.spec import InputSpec
 from storage.targets import load_target
-from tasks.model_options import CnnOptions, MlpOptions, ModelOptions, TargetOptions
+from tasks.model_options import CnnOptions, MlpOptions, TargetOptions, TorchModelOptions
 from tasks.nn.sequence_models import build_sequence_model
 
 _PROBE_LENGTH = 4
@@ -66,7 +66,7 @@ class Cnn(nn.Module):
 
 
 def build_model(
-    options: ModelOptions,
+    options: TorchModelOptions,
     inputs: Sequence[InputSpec],
     num_classes: int,
     where: str,

@@ -244,7 +244,7 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("labels.inputs=reference", ["labels.inputs: 'reference' is not built yet", "copy"]),
         ("labels.on_bad_sample=skip", ["labels.on_bad_sample", "'fail' or 'quarantine'"]),
         ("labels.max_bad=2", ["labels.max_bad", "less than or equal to 1"]),
-        ("teacher.kind=huggingface", ["teacher", "'huggingface' is not built yet", "onnx"]),
+        ("teacher={kind: huggingface}", ["teacher.model: expected a value, it is missing"]),
         ("teacher.kind=ensemble", ["teacher", "'ensemble' is not built yet"]),
         ("execution.runner=process", ["execution.runner: 'process' is not built yet", "local"]),
         ("execution.runner=dask", ["execution.runner: 'dask' is not built yet"]),

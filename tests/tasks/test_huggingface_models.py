@@ -191,7 +191,7 @@ def test_tied_weights_are_written_once(tmp_path):
     [
         ("bert", {"config": {"num_layer": 3}}, TEXT, Task.TAGGING,
          r"here\.config: a bert model has no setting 'num_layer'; did you mean 'num_hidden_la"),
-        ("bert", {"config": {"hidden_size": 15}}, TEXT, Task.TAGGING, "here.*15 is not a mult|here.*15"),
+        ("bert", {"config": {"hidden_size": 15}}, TEXT, Task.TAGGING, "here.*15"),
         ("vit", {}, (IMAGE,), Task.TAGGING, "no 'vit' model for data.task: tagging"),
         ("t5", {}, TEXT, Task.CLASSIFICATION, "an encoder and a decoder"),
         ("no-such-kind-of-model", {}, TEXT, Task.TAGGING, "there is no folder"),

@@ -69,7 +69,7 @@ def test_a_planned_loss_is_refused_as_not_built(name):
     refused(lambda: LossOptions(soft=name), f"'{name}' is not built yet; there is: forward_kl")
 
 
-@pytest.mark.parametrize("name", ["huggingface", "ensemble"])
+@pytest.mark.parametrize("name", ["ensemble"])
 def test_a_planned_teacher_is_refused_as_not_built(name):
     refused(lambda: TEACHER.validate_python({"kind": name}), "is not built yet; there is: fit, ")
 

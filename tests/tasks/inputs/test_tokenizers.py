@@ -7,9 +7,10 @@ import pytest
 from storage.errors import ModelError, RecipeError
 from storage.files import Folder
 from storage.input_options import TokenOptions
+from tasks.huggingface_options import HuggingFaceModelOptions, HuggingFaceTeacherOptions
 from tasks.inputs.makers import tokenizer_of
 from tasks.inputs.tokenizers import ByteTokenizer, HuggingFaceTokenizer
-from tasks.teacher_options import TorchTeacherOptions
+from tasks.teacher_options import FitTeacherOptions, TorchTeacherOptions
 from tests.storage.refusal import refused
 from tests.tasks.inputs.hugging import CLS, LIKE, LY, MASK_TOKEN, SEP, UN, WORDS, A, B, C
 
@@ -69,14 +70,15 @@ def test_a_teacher_without_a_tokenizer_is_refused(tmp_path):
         tokenizer_of(Folder.open(tmp_path), TokenOptions(), tmp_path, TORCH)
 
 
-def test_the_tokenizer_of_the_teacher(words_folder, tmp_path):
-    class Pretrained:
-        kind = "huggingface"
-        model = str(words_folder)
-        gguf_file = None
-        revision = None
-
-    found = tokenizer_of(Folder.open(tmp_path), TokenOptions(), tmp_path, Pretrained())
+@pytest.mark.parametrize("fitted", [False, True])
+def test_the_tokenizer_of_the_teacher(words_folder, tmp_path, fitted):
+    said = {"kind": "huggingface", "model": str(words_folder)}
+    teacher = (
+        FitTeacherOptions(kind="fit", model=HuggingFaceModelOptions(**said))
+        if fitted
+        else HuggingFaceTeacherOptions(**said)
+    )
+    found = tokenizer_of(Folder.open(tmp_path), TokenOptions(), tmp_path, teacher)
     assert isinstance(found, HuggingFaceTokenizer)
     assert found.documents(["c"]) == [[C]]
 
