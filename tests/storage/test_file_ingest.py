@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -183,3 +184,15 @@ def test_a_corpus_travels_to_other_processes(opened):
     corpus = opened()
     copy = pickle.loads(pickle.dumps(corpus))
     assert copy.read("train", 0, 2)["input.letters"].tolist() == [[100, 101, 100], [97, 98, 99]]
+
+
+def test_files_inside_a_zip(folder, opened):
+    with zipfile.ZipFile(folder / "all.zip", "w") as archive:
+        for name in TREE:
+            archive.write(folder / "all" / name, name)
+    here, packed = opened(), opened(source=f"zip://**/*.txt::{folder}/all.zip")
+    assert packed.index(10).digests == here.index(10).digests
+    copy = pickle.loads(pickle.dumps(packed))
+    for corpus in (packed, copy):
+        found, expected = corpus.read("train", 0, 2), here.read("train", 0, 2)
+        assert found["input.letters"].tolist() == expected["input.letters"].tolist()
