@@ -73,8 +73,8 @@ class OnnxTeacherOptions(Options):
     provider: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     """What of ONNX Runtime computes; `auto` goes by `execution.device`, and never is TensorRT."""
     reduce: Literal["auto", "graph", "torch"] = "auto"
-    """Where kept entries and the rest are computed: appended to the graph, or from its logits;
-    `auto` is the graph with CUDA, torch elsewhere."""
+    """Where kept entries and the rest are computed: by nodes appended to the graph, or by torch
+    from its logits. `auto` is the graph on CUDA and of small models, else torch."""
     cuda: CudaOptions = CudaOptions()
     tensorrt: TensorRtOptions | None = None
 

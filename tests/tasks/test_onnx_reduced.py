@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from storage.options import Keep, Selection
 from storage.spec import InputSpec
@@ -20,7 +20,6 @@ from tests.tasks.toy import TOKENS, VECTOR
 CPU = torch.device("cpu")
 NUM_CLASSES = 6
 SEVEN = InputSpec(name="x", dtype="float32", shape=(NUM_CLASSES,))
-GRAPH = options(reduce="graph")
 TEMPERATURES = (2.0, 1.0, 4.0, 0.5)
 
 
@@ -196,11 +195,27 @@ def test_other_precisions(kind):
     check(teacher, (x,), Reduction(top_k(2), TEMPERATURES, 4), torch.arange(5) % 4)
 
 
-def test_a_graph_reduces_on_a_device_only_unless_it_is_said(mlp_onnx):
-    teacher = OnnxTeacher(mlp_onnx, (VECTOR,), CPU)
+def wide(num_classes):
+    weight = numpy_helper.from_array(np.zeros((3, num_classes), np.float32), "weight")
+    step = helper.make_node("MatMul", ["x", "weight"], ["out"])
+    return chain(step, shape=("B", 3), initializers=(weight,))
+
+
+@pytest.mark.parametrize(
+    ("said", "num_classes", "in_graph"),
+    [
+        ("auto", 4, True),
+        ("torch", 4, False),
+        ("auto", 5000, False),
+        ("graph", 5000, True),
+    ],
+)
+def test_small_models_reduce_in_the_graph_unless_it_is_said(said, num_classes, in_graph):
+    teacher = OnnxTeacher(wide(num_classes), (VECTOR,), CPU, options(reduce=said))
     real_P = torch.ones(2, dtype=torch.bool)
-    reduction = Reduction(top_k(2), (1.0,), 4)
-    assert teacher.reduced((torch.zeros(2, 3),), real_P, None, reduction) is None
+    reduction = Reduction(top_k(2), (1.0,), num_classes)
+    found = teacher.reduced((torch.zeros(2, 3),), real_P, None, reduction)
+    assert (found is not None) == in_graph
 
 
 @pytest.mark.gpu
