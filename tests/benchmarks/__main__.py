@@ -16,6 +16,7 @@ BENCHMARKS = (
     "memory",
     "teacher_memory",
     "planning",
+    "onnx_teacher",
     "augmenting",
 )
 
