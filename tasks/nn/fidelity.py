@@ -14,7 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.nn.softlabels import SoftLabels, entry_log_probs, join, rows_of_block
+from tasks.nn.gathered import Gathered
+from tasks.nn.others import Others
+from tasks.nn.positions import join
+from tasks.nn.softlabels import SoftLabels, entry_log_probs, rows_of_block
 
 _LOWEST_PERCENTILE = 0.01
 
@@ -55,6 +58,51 @@ def measure(
         rows = slice(start, start + size)
         parts.append(_measure_block(logit_PC[rows], _rows(kept, rows), temperatures, drawn_at))
     return join(parts)
+
+
+def fidelity_of(
+    found: Gathered,
+    kept_P: Tensor | None,
+    temperatures: Sequence[float],
+    drawn_at: float | None = None,
+) -> Fidelity:
+    """Compare kept entries with the full softmax, in float64.
+
+    Args:
+        found: the entries that are kept, and the sums over all others.
+        kept_P: how many entries there are, where that varies.
+        temperatures: T first.
+        drawn_at: where a sampled set was drawn.
+    """
+    above_PK = found.value_PK.double() - found.most_P.double()[:, None]
+    rest_PT = found.rest_PT(temperatures)
+    most = found.num_classes - found.index_PK.shape[1]
+    num_others_P = torch.full_like(rest_PT[:, 0], most) if kept_P is None else (
+        found.num_classes - kept_P
+    ).double()
+    log_p_TPK, retained, truncation = [], [], []
+    for column, at in enumerate(temperatures):
+        weight_PK = (above_PK / at).exp()
+        rest_P = rest_PT[:, column].exp()
+        kept_mass_P = weight_PK.sum(dim=1)
+        total_P = kept_mass_P + rest_P
+        retained.append(kept_mass_P / total_P)
+        truncation.append(rest_P / total_P * _unevenness_of(found.others, found.temperatures.index(at), at, num_others_P))
+        log_p_TPK.append(above_PK / at - total_P.log()[:, None])
+    effective_PT = None
+    if found.count_PK is not None and drawn_at is not None:
+        log_drawn_PK = log_p_TPK[list(temperatures).index(drawn_at)]
+        effective = [_effective(log_p_PK, log_drawn_PK, found.count_PK) for log_p_PK in log_p_TPK]
+        effective_PT = torch.stack(effective, dim=1)
+    return Fidelity(torch.stack(retained, dim=1), torch.stack(truncation, dim=1), effective_PT)
+
+
+def _unevenness_of(others: Others, place: int, temperature: float, num_others_P: Tensor) -> Tensor:
+    """KL of the softmax among the others against their even distribution; [P]."""
+    mass_P = others.mass_PT[:, place].double()
+    moment_P = others.moment_PT[:, place].double() / temperature
+    uneven_P = moment_P / mass_P - mass_P.log() + num_others_P.log()
+    return torch.where(mass_P > 0, uneven_P, 0.0).clamp(min=0.0)
 
 
 def codec_kl(

@@ -3,7 +3,13 @@
 Whoever has logits calls `reduce_logits`; a teacher that reduces on its own device gives the same
 `Reduced`, so that k numbers a position, not C, leave the device.
 
-Shape letters: P positions, C classes, R positions that are there (real), K kept, T temperatures.
+On a CPU, groups of rows are shared out to threads. Of a group the largest are found first; then,
+for as many rows as stay in a core's cache, the others are summed. Scratch is bounded, the logits
+are not changed, and a position's numbers depend on nothing but its logits and key: not on the
+batch, its neighbours, or how many threads there are.
+
+Shape letters: P positions, C classes, R positions that are there (real), G of a group, K kept,
+T temperatures.
 """
 
 from __future__ import annotations
@@ -15,9 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from storage import schema
 from storage.options import Keep, Selection
-from tasks.nn.fidelity import Fidelity, measure
-from tasks.nn.softlabels import SoftLabels, capture
+from tasks.nn.fidelity import Fidelity, fidelity_of
+from tasks.nn.gathered import Gathered
+from tasks.nn.gathering import gather, rows_of_group
+from tasks.nn.nucleus import nucleus
+from tasks.nn.positions import some_rows
+from tasks.nn.softlabels import SoftLabels, soft_labels
+from tasks.nn.threads import on_threads
+
+_LANES = 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,16 @@ class Reduced:
     bad_R: Tensor
     best_R: Tensor
 
+    def first(self, count: int) -> Reduced:
+        """Of the first `count` positions."""
+        rows = slice(count)
+        return Reduced(
+            some_rows(self.kept, rows),
+            some_rows(self.fidelity, rows),
+            self.bad_R[rows],
+            self.best_R[rows],
+        )
+
 
 def reduce_logits(
     logit_PC: Tensor,
@@ -69,28 +93,89 @@ def reduce_logits(
     """Reduce logits where they lie.
 
     Args:
-        logit_PC: any floating type, on any device.
+        logit_PC: any floating type, on any device; computed in float32, or float64 where it is.
         real_P: the positions that are there, bool, on the CPU; the others are padding.
         label_P: hard labels, int64, negative where there is none; or None.
         reduction: what is to be kept.
         keys_R: a key for each position that is there, where entries are drawn.
     """
-    if not bool(real_P.all()):
-        there_P = real_P.to(logit_PC.device)
-        logit_PC = logit_PC[there_P]
-        label_P = None if label_P is None else label_P[real_P]
-    best_R = logit_PC.argmax(dim=1)
-    bad_R = ~torch.isfinite(logit_PC.amax(dim=1))
-    if bool(bad_R.any()):
-        logit_PC = logit_PC.masked_fill(bad_R[:, None], 0.0)
-    kept = capture(
-        logit_PC,
-        None if label_P is None else label_P.to(logit_PC.device),
-        reduction.selection,
-        reduction.temperatures,
-        keys_P=keys_R,
-        num_classes=reduction.num_classes,
-        statistics=reduction.statistics,
+    place_R = None if bool(real_P.all()) else real_P.nonzero()[:, 0]
+    count = len(logit_PC) if place_R is None else len(place_R)
+    if label_P is not None:
+        label_P = label_P if place_R is None else label_P[place_R.to(label_P.device)]
+        label_P = label_P.to(logit_PC.device)
+    found = _room(count, logit_PC, label_P is not None, reduction)
+    size = rows_of_group(logit_PC, count)
+
+    def gather_group(start: int) -> None:
+        rows = slice(start, min(start + size, count))
+        gather(
+            _group(logit_PC, place_R, rows),
+            None if label_P is None else label_P[rows],
+            None if keys_R is None else keys_R[rows],
+            reduction.selection,
+            reduction.num_classes,
+            found.rows(rows),
+        )
+
+    made: list[Reduced] = []
+    starts = range(0, count, size)
+    if logit_PC.device.type == "cpu":
+        on_threads(gather_group, starts)
+        on_threads(lambda part: made.append(conclude(part, reduction)), [found])
+    else:
+        for start in starts:
+            gather_group(start)
+        made.append(conclude(found, reduction))
+    return made[0].first(count)
+
+
+def conclude(found: Gathered, reduction: Reduction) -> Reduced:
+    """What follows from the numbers that were read from the logits, in float64.
+
+    Args:
+        found: of as many positions as `reduction` is of; all that a device has to bring.
+        reduction: what is kept.
+    """
+    kept_P = None
+    if reduction.selection.keep is Keep.TOP_P:
+        found, kept_P = nucleus(found, reduction.selection)
+    elif found.count_PK is not None:
+        kept_P = (found.count_PK > 0).sum(dim=1)
+    kept = soft_labels(found, kept_P, reduction.temperatures)
+    fidelity = fidelity_of(found, kept_P, reduction.temperatures, reduction.drawn_at)
+    return Reduced(kept, fidelity, found.bad_P, found.best_P)
+
+
+def _room(count: int, logit_PC: Tensor, labelled: bool, reduction: Reduction) -> Gathered:
+    """Room for what is read: whole vectors of positions, so that none is a loop's scalar end."""
+    selection = reduction.selection
+    temperatures = reduction.temperatures
+    if selection.keep is Keep.TOP_P:
+        temperatures = tuple(dict.fromkeys((*temperatures, selection.temperature)))
+    return Gathered.of(
+        max(-(-count // _LANES), 1) * _LANES,
+        logit_PC.shape[1],
+        selection.k,
+        temperatures,
+        logit_PC.new_empty(0, dtype=_computed_in(logit_PC)),
+        drawn=selection.keep is Keep.SAMPLE,
+        labelled=labelled,
+        statistics=schema.STATISTICS if reduction.statistics else (),
     )
-    fidelity = measure(logit_PC, kept, reduction.temperatures, reduction.drawn_at)
-    return Reduced(kept, fidelity, bad_R, best_R)
+
+
+def _group(logit_PC: Tensor, place_R: Tensor | None, rows: slice) -> Tensor:
+    """Some rows of those that are there; a view where they lie side by side."""
+    if place_R is None:
+        group_GC = logit_PC[rows]
+    else:
+        place_G = place_R[rows]
+        first, last = int(place_G[0]), int(place_G[-1])
+        side_by_side = last - first + 1 == len(place_G)
+        group_GC = logit_PC[first : last + 1] if side_by_side else logit_PC[place_G]
+    return group_GC.to(_computed_in(logit_PC))
+
+
+def _computed_in(logit_PC: Tensor) -> torch.dtype:
+    return torch.float64 if logit_PC.dtype == torch.float64 else torch.float32

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from storage.errors import NotFiniteError
 from storage.options import Keep, Selection
 from tasks.nn.batch import Batch
 from tasks.nn.draws import draw
+from tasks.nn.gathered import Gathered
+from tasks.nn.positions import join
 
 _BLOCK_ELEMENTS = 1 << 22
 
@@ -114,6 +115,29 @@ def capture(
             _capture_block(logit_PC[rows], label, chosen, temperatures, keys, real, statistics)
         )
     return join(parts)
+
+
+def soft_labels(
+    found: Gathered, kept_P: Tensor | None, temperatures: Sequence[float]
+) -> SoftLabels:
+    """The soft labels of what was read from the logits.
+
+    Args:
+        found: the entries that are kept, and the sums over all others.
+        kept_P: how many entries there are, where that varies.
+        temperatures: T first.
+    """
+    most_P = found.most_P
+    label_P = found.label_P
+    return SoftLabels(
+        found.index_PK,
+        (found.value_PK - most_P[:, None]) / temperatures[0],
+        found.rest_PT(temperatures).to(most_P.dtype),
+        None if label_P is None else (label_P - most_P) / temperatures[0],
+        kept_P,
+        found.count_PK,
+        found.statistics,
+    )
 
 
 def top_k(k: int) -> Selection:
@@ -249,20 +273,3 @@ def _statistics(logit_PC: Tensor) -> dict[str, Tensor]:
 def rows_of_block(num_classes: int) -> int:
     """How many positions are worked on at a time."""
     return max(1, _BLOCK_ELEMENTS // num_classes)
-
-
-Parts = TypeVar("Parts")
-
-
-def join(parts: Sequence[Parts]) -> Parts:
-    """Dataclasses of tensors [P, ...] as one, position after position."""
-    if len(parts) == 1:
-        return parts[0]
-    joined: dict[str, Any] = {}
-    for field in fields(parts[0]):  # type: ignore[arg-type]
-        values = [getattr(part, field.name) for part in parts]
-        if isinstance(values[0], dict):
-            joined[field.name] = {key: torch.cat([v[key] for v in values]) for key in values[0]}
-        else:
-            joined[field.name] = None if values[0] is None else torch.cat(values)
-    return type(parts[0])(**joined)

@@ -1,0 +1,115 @@
+"""Sums over the classes that are not kept: what `rest` and the truncation loss are made of.
+
+With u the largest logit of the others, a position needs, at each temperature T, the mass
+sum exp((z - u) / T) and the moment sum exp((z - u) / T) (z - u). Kept classes are left out before
+anything is summed, nothing is subtracted afterwards, and the largest term is 1, so that neither
+vanishes however peaked the teacher is.
+
+One exponential a class serves all temperatures that are powers of two of each other: that of the
+largest is squared, which adds its relative error of 2^-23 to itself, 16 times at most. `exp2` is
+used because torch vectorises it: 6 ns for 1,000 classes... times 22 with `exp`.
+
+Rows of scratch are a multiple of 32 classes wide, so that no class is computed by the scalar code
+of a loop's end: a position's numbers do not depend on its place in the block.
+
+Shape letters: P positions, C classes, W the width of scratch, K kept, T temperatures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+_LANES = 32
+_LARGEST_POWER = 16
+_NOTHING = {torch.float32: -200.0, torch.float64: -1200.0}
+"""An exponent of 2 that is zero exactly."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """Sums over the others.
+
+    Attributes:
+        largest_P: u; 0 where there is none, or none with mass.
+        mass_PT: 1 at least; 0 where there is none with mass.
+        moment_PT: 0 at most.
+    """
+
+    largest_P: Tensor
+    mass_PT: Tensor
+    moment_PT: Tensor
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory for some positions, used again and again: three matrices [P, W]."""
+
+    distance_PW: Tensor
+    power_PW: Tensor
+    product_PW: Tensor
+
+    @classmethod
+    def of(cls, rows: int, num_classes: int, like: Tensor) -> Self:
+        """For `rows` positions of `num_classes`, of the dtype and device of `like`."""
+        width = -(-num_classes // _LANES) * _LANES
+        return cls(*(like.new_empty(rows, width) for _ in range(3)))
+
+
+def chains(temperatures: Sequence[float]) -> list[list[int]]:
+    """Places of temperatures by chain: each the power of two of the next, the largest first."""
+    found: list[list[int]] = []
+    order = sorted(range(len(temperatures)), key=lambda place: -temperatures[place])
+    for place in sorted(order, key=lambda place: math.frexp(temperatures[place])[0]):
+        at = temperatures[place]
+        first = temperatures[found[-1][0]] if found else at
+        same = math.frexp(first)[0] == math.frexp(at)[0] and first / at <= _LARGEST_POWER
+        if found and same:
+            found[-1].append(place)
+        else:
+            found.append([place])
+    return found
+
+
+def sum_others(
+    logit_PC: Tensor,
+    kept_PK: Tensor,
+    temperatures: Sequence[float],
+    scratch: Scratch,
+    others: Others,
+) -> None:
+    """Write the sums over the classes that are not in `kept_PK` into `others`.
+
+    Args:
+        logit_PC: float32 or float64, without NaN and +inf.
+        kept_PK: class ids.
+        temperatures: T.
+        scratch: for P positions at least.
+        others: its largest are read, its sums are written.
+    """
+    positions, num_classes = logit_PC.shape
+    distance_PW = scratch.distance_PW[:positions]
+    power_PW = scratch.power_PW[:positions]
+    lowest = _NOTHING[logit_PC.dtype] * math.log(2) * max(temperatures)
+    torch.sub(logit_PC, others.largest_P[:, None], out=distance_PW[:, :num_classes])
+    distance_PW[:, num_classes:] = lowest
+    distance_PW.scatter_(1, kept_PK, lowest).clamp_(min=lowest)
+    found = chains(temperatures)
+    for number, chain in enumerate(found):
+        is_last = number == len(found) - 1
+        product_PW = distance_PW if is_last else scratch.product_PW[:positions]
+        at = temperatures[chain[0]]
+        torch.mul(distance_PW, math.log2(math.e) / at, out=power_PW).exp2_()
+        torch.mul(distance_PW, power_PW, out=product_PW)
+        for place in chain:
+            while at > temperatures[place]:
+                product_PW.mul_(power_PW)
+                power_PW.mul_(power_PW)
+                at /= 2
+            others.mass_PT[:, place] = power_PW.sum(dim=1)
+            others.moment_PT[:, place] = product_PW.sum(dim=1)
