@@ -12,7 +12,8 @@ from storage.positions import Positions, positions_of
 from storage.reader import LabelSet
 from tasks.nn.batch import Batch
 from tasks.nn.losses import distillation_loss, kept_log_probs
-from tasks.nn.softlabels import capture, entry_log_probs
+from tasks.nn.reduction import capture
+from tasks.nn.softlabels import entry_log_probs
 from tasks.options import LossOptions
 from tasks.stream import LabelSource, Stream
 

@@ -24,8 +24,8 @@ from storage.order import position_keys
 from storage.spec import LabelSetSpec
 from tasks.effort import Effort, Step
 from tasks.nn.batch import Batch
+from tasks.nn.positions import join
 from tasks.nn.reduction import Reduced, Reduction, reduce_logits
-from tasks.nn.softlabels import join
 from tasks.teachers import ReducingTeacher, Teacher
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory")

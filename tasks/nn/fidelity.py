@@ -5,7 +5,6 @@ Shape letters: P positions, C classes, K kept classes, T temperatures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 from tasks.nn.gathered import Gathered
 from tasks.nn.others import Others
 from tasks.nn.positions import join
-from tasks.nn.softlabels import SoftLabels, entry_log_probs, rows_of_block
+from tasks.nn.softlabels import entry_log_probs
 
 _LOWEST_PERCENTILE = 0.01
 
@@ -37,29 +36,6 @@ class Fidelity:
     effective_PT: Tensor | None
 
 
-def measure(
-    logit_PC: Tensor,
-    kept: SoftLabels,
-    temperatures: Sequence[float],
-    drawn_at: float | None = None,
-) -> Fidelity:
-    """Compare kept entries with the full logits.
-
-    Args:
-        logit_PC: the logits that `kept` was captured from.
-        kept: the entries.
-        temperatures: T first.
-        drawn_at: where a sampled set was drawn.
-    """
-    logit_PC = logit_PC if logit_PC.dtype == torch.float64 else logit_PC.float()
-    size = rows_of_block(logit_PC.shape[1])
-    parts = []
-    for start in range(0, max(len(logit_PC), 1), size):
-        rows = slice(start, start + size)
-        parts.append(_measure_block(logit_PC[rows], _rows(kept, rows), temperatures, drawn_at))
-    return join(parts)
-
-
 def fidelity_of(
     found: Gathered,
     kept_P: Tensor | None,
@@ -77,9 +53,11 @@ def fidelity_of(
     above_PK = found.value_PK.double() - found.most_P.double()[:, None]
     rest_PT = found.rest_PT(temperatures)
     most = found.num_classes - found.index_PK.shape[1]
-    num_others_P = torch.full_like(rest_PT[:, 0], most) if kept_P is None else (
-        found.num_classes - kept_P
-    ).double()
+    num_others_P = (
+        torch.full_like(rest_PT[:, 0], most)
+        if kept_P is None
+        else (found.num_classes - kept_P).double()
+    )
     log_p_TPK, retained, truncation = [], [], []
     for column, at in enumerate(temperatures):
         weight_PK = (above_PK / at).exp()
@@ -87,7 +65,9 @@ def fidelity_of(
         kept_mass_P = weight_PK.sum(dim=1)
         total_P = kept_mass_P + rest_P
         retained.append(kept_mass_P / total_P)
-        truncation.append(rest_P / total_P * _unevenness_of(found.others, found.temperatures.index(at), at, num_others_P))
+        place = found.temperatures.index(at)
+        uneven_P = _unevenness_of(found.others, place, at, num_others_P)
+        truncation.append(rest_P / total_P * uneven_P)
         log_p_TPK.append(above_PK / at - total_P.log()[:, None])
     effective_PT = None
     if found.count_PK is not None and drawn_at is not None:
@@ -206,29 +186,6 @@ def merge_fidelity(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"temperatures": by_temperature, "agreement": agreement, "positions": sum(weights)}
 
 
-def _measure_block(
-    logit_PC: Tensor, kept: SoftLabels, temperatures: Sequence[float], drawn_at: float | None
-) -> Fidelity:
-    others_PC = logit_PC.scatter(1, kept.index_PK, -math.inf)
-    num_kept_P = torch.full((len(logit_PC),), kept.index_PK.shape[1], device=logit_PC.device)
-    num_others_P = logit_PC.shape[1] - (num_kept_P if kept.kept_P is None else kept.kept_P)
-    log_p_TPK = []
-    retained, truncation = [], []
-    for place, at in enumerate(temperatures):
-        rest_P = kept.rest_PT[:, place]
-        log_p_PK, log_rest_P = entry_log_probs(kept.logit_PK, rest_P, temperatures[0], at)
-        log_p_TPK.append(log_p_PK)
-        retained.append(log_p_PK.exp().sum(dim=1).clamp(max=1.0))
-        truncation.append(log_rest_P.exp() * _unevenness(others_PC, at, num_others_P))
-    effective_PT = None
-    if kept.count_PK is not None and drawn_at is not None:
-        log_drawn_PK = log_p_TPK[list(temperatures).index(drawn_at)]
-        effective_PT = torch.stack(
-            [_effective(log_p_PK, log_drawn_PK, kept.count_PK) for log_p_PK in log_p_TPK], dim=1
-        )
-    return Fidelity(torch.stack(retained, dim=1), torch.stack(truncation, dim=1), effective_PT)
-
-
 def _effective(log_p_PK: Tensor, log_drawn_PK: Tensor, count_PK: Tensor) -> Tensor:
     """The effective sample size of weighted draws (Kish): (sum w)^2 / sum w^2 over the draws."""
     one_PK = torch.where(count_PK > 0, log_p_PK - log_drawn_PK, 0.0).double()
@@ -240,30 +197,6 @@ def _effective(log_p_PK: Tensor, log_drawn_PK: Tensor, count_PK: Tensor) -> Tens
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_q), 0.0)
-
-
-def _unevenness(others_PC: Tensor, temperature: float, num_others_P: Tensor) -> Tensor:
-    """KL of the softmax among the others against their even distribution; [P]."""
-    largest_P1 = others_PC.amax(dim=1, keepdim=True)
-    safe_P1 = torch.where(torch.isneginf(largest_P1), 0.0, largest_P1)
-    scaled_PC = (others_PC - safe_P1) / temperature
-    weight_PC = scaled_PC.exp()
-    mass_P = weight_PC.sum(dim=1)
-    moment_P = torch.where(weight_PC > 0, weight_PC * scaled_PC, 0.0).sum(dim=1)
-    uneven_P = moment_P / mass_P - mass_P.log() + num_others_P.to(mass_P.dtype).log()
-    return torch.where(mass_P > 0, uneven_P, 0.0).clamp(min=0.0)
-
-
-def _rows(kept: SoftLabels, rows: slice) -> SoftLabels:
-    return SoftLabels(
-        kept.index_PK[rows],
-        kept.logit_PK[rows],
-        kept.rest_PT[rows],
-        None,
-        None if kept.kept_P is None else kept.kept_P[rows],
-        None if kept.count_PK is None else kept.count_PK[rows],
-        {},
-    )
 
 
 def _mask(fidelity: Fidelity, mask_P: Tensor) -> Fidelity:

@@ -18,11 +18,11 @@ from torch import Tensor
 from storage.options import Keep, Selection
 from tasks.nn.draws import draw
 from tasks.nn.gathered import Gathered
-from tasks.nn.largest import largest
+from tasks.nn.largest import Candidates, largest
 from tasks.nn.others import Scratch, sum_others
 
-_GROUP_ELEMENTS = 1 << 20
-_CACHED_ELEMENTS = 1 << 17
+_GROUP_ELEMENTS = 1 << 21
+_CACHED_ELEMENTS = 1 << 19
 _DEVICE_ELEMENTS = 1 << 25
 
 
@@ -34,104 +34,118 @@ def rows_of_group(logit_PC: Tensor, positions: int) -> int:
     return max(1, min(most, share))
 
 
-def gather(
-    logit_GC: Tensor,
-    label_G: Tensor | None,
-    keys_G: NDArray[np.uint64] | None,
-    selection: Selection,
-    num_classes: int,
-    found: Gathered,
-) -> None:
-    """Read the logits into `found`; bad positions are read as if all logits were 0.
+class Reader:
+    """Reads logits, group after group, with the same scratch memory: one for each thread.
 
     Args:
-        logit_GC: float32 or float64.
-        label_G: hard labels, negative where there is none.
-        keys_G: of each position, where entries are drawn.
+        like: the logits; their device and number of classes count.
+        rows: positions of a group at most.
         selection: which entries are kept.
         num_classes: the real ones, which come first.
-        found: of these positions.
     """
-    _read(logit_GC, label_G, keys_G, selection, num_classes, found)
-    entries_G = found.value_PK.sum(dim=1) + found.others.mass_PT[:, 0] + found.others.largest_P
-    bad_G = entries_G.isnan() | ~found.most_P.isfinite() | (found.others.largest_P == math.inf)
-    if bool(bad_G.any()):
-        plain_GC = logit_GC.masked_fill(bad_G[:, None], 0.0)
-        _read(plain_GC, label_G, keys_G, selection, num_classes, found)
-    found.bad_P.copy_(bad_G)
 
+    def __init__(
+        self, like: Tensor, rows: int, selection: Selection, num_classes: int, dtype: torch.dtype
+    ) -> None:
+        classes = like.shape[1]
+        self._selection = selection
+        self._num_classes = num_classes
+        self._nothing_left = selection.keep is not Keep.SAMPLE and selection.k == classes
+        self._at_once = rows
+        if like.device.type == "cpu":
+            self._at_once = min(rows, max(1, _CACHED_ELEMENTS // classes))
+        empty = like.new_empty(0, dtype=dtype)
+        wanted = 1 if selection.keep is Keep.SAMPLE else min(selection.k + 1, num_classes)
+        self._candidates = Candidates.of(rows, num_classes, wanted, empty)
+        self._scratch = Scratch.of(self._at_once, classes, empty)
 
-def _read(
-    logit_GC: Tensor,
-    label_G: Tensor | None,
-    keys_G: NDArray[np.uint64] | None,
-    selection: Selection,
-    num_classes: int,
-    found: Gathered,
-) -> None:
-    real_GC = logit_GC[:, :num_classes]
-    if selection.keep is Keep.SAMPLE:
-        assert keys_G is not None
-        largest_G = _read_draws(real_GC, keys_G, selection, found)
-    else:
-        largest_G = _read_largest(real_GC, selection.k, found)
-    if num_classes < logit_GC.shape[1]:
-        padding_G, place_G = logit_GC[:, num_classes:].max(dim=1)
-        largest_G = torch.maximum(largest_G, padding_G)
-        better_G = padding_G > found.most_P
-        found.best_P.copy_(torch.where(better_G, place_G + num_classes, found.best_P))
-    found.others.largest_P.copy_(torch.where(largest_G == -math.inf, 0.0, largest_G))
-    _read_others(logit_GC, selection, found)
-    if label_G is not None:
-        assert found.label_P is not None
-        value_G = logit_GC.gather(1, label_G.clamp(min=0)[:, None])[:, 0]
-        found.label_P.copy_(torch.where(label_G < 0, found.most_P, value_G))
-    if found.statistics:
-        for name, column_G in _statistics(logit_GC).items():
-            found.statistics[name].copy_(column_G)
+    def read(
+        self,
+        logit_GC: Tensor,
+        label_G: Tensor | None,
+        keys_G: NDArray[np.uint64] | None,
+        found: Gathered,
+    ) -> None:
+        """Read the logits into `found`; bad positions are read as if all logits were 0.
 
+        Args:
+            logit_GC: float32 or float64.
+            label_G: hard labels, negative where there is none.
+            keys_G: of each position, where entries are drawn.
+            found: of these positions.
+        """
+        self._read(logit_GC, label_G, keys_G, found)
+        others = found.others
+        any_G = found.value_PK.sum(dim=1) + others.mass_PT[:, 0] + others.largest_P
+        bad_G = any_G.isnan() | ~found.most_P.isfinite() | (others.largest_P == math.inf)
+        if bool(bad_G.any()):
+            plain_GC = logit_GC.masked_fill(bad_G[:, None], 0.0)
+            self._read(plain_GC, label_G, keys_G, found)
+        found.bad_P.copy_(bad_G)
 
-def _read_largest(real_GC: Tensor, k: int, found: Gathered) -> Tensor:
-    """The k largest, and the largest of what is left."""
-    value_GK, index_GK = largest(real_GC, min(k + 1, real_GC.shape[1]))
-    found.value_PK.copy_(value_GK[:, :k])
-    found.index_PK.copy_(index_GK[:, :k])
-    found.most_P.copy_(value_GK[:, 0])
-    found.best_P.copy_(index_GK[:, 0])
-    return value_GK[:, k] if k < real_GC.shape[1] else value_GK.new_full((len(value_GK),), -math.inf)
+    def _read(
+        self,
+        logit_GC: Tensor,
+        label_G: Tensor | None,
+        keys_G: NDArray[np.uint64] | None,
+        found: Gathered,
+    ) -> None:
+        real_GC = logit_GC[:, : self._num_classes]
+        if self._selection.keep is Keep.SAMPLE:
+            assert keys_G is not None
+            left_G = self._read_draws(real_GC, keys_G, found)
+        else:
+            left_G = self._read_largest(real_GC, found)
+        if self._num_classes < logit_GC.shape[1]:
+            padding_G, place_G = logit_GC[:, self._num_classes :].max(dim=1)
+            left_G = torch.maximum(left_G, padding_G)
+            place_G = place_G + self._num_classes
+            found.best_P.copy_(torch.where(padding_G > found.most_P, place_G, found.best_P))
+        found.others.largest_P.copy_(left_G.masked_fill(left_G == -math.inf, 0.0))
+        self._read_others(logit_GC, found)
+        if label_G is not None:
+            assert found.label_P is not None
+            value_G = logit_GC.gather(1, label_G.clamp(min=0)[:, None])[:, 0]
+            found.label_P.copy_(torch.where(label_G < 0, found.most_P, value_G))
+        if found.statistics:
+            for name, column_G in _statistics(logit_GC).items():
+                found.statistics[name].copy_(column_G)
 
+    def _read_largest(self, real_GC: Tensor, found: Gathered) -> Tensor:
+        """The k largest, and the largest of what is left."""
+        k = self._selection.k
+        value_GK, index_GK = largest(real_GC, self._candidates)
+        found.value_PK.copy_(value_GK[:, :k])
+        found.index_PK.copy_(index_GK[:, :k])
+        found.most_P.copy_(value_GK[:, 0])
+        found.best_P.copy_(index_GK[:, 0])
+        return value_GK[:, k] if k < real_GC.shape[1] else torch.full_like(found.most_P, -math.inf)
 
-def _read_draws(
-    real_GC: Tensor, keys_G: NDArray[np.uint64], selection: Selection, found: Gathered
-) -> Tensor:
-    """What is drawn, and the largest of what is not."""
-    assert selection.draws is not None
-    assert found.count_PK is not None
-    drawn = draw(real_GC, keys_G, selection.draws, selection.temperature, selection.k)
-    value_GK = real_GC.gather(1, drawn.index_PK)
-    found.value_PK.copy_(value_GK.masked_fill(drawn.count_PK == 0, -math.inf))
-    found.index_PK.copy_(drawn.index_PK)
-    found.count_PK.copy_(drawn.count_PK)
-    most_G1, best_G1 = largest(real_GC, 1)
-    found.most_P.copy_(most_G1[:, 0])
-    found.best_P.copy_(best_G1[:, 0])
-    return real_GC.scatter(1, drawn.index_PK, -math.inf).amax(dim=1)
+    def _read_draws(self, real_GC: Tensor, keys_G: NDArray[np.uint64], found: Gathered) -> Tensor:
+        """What is drawn, and the largest of what is not."""
+        selection = self._selection
+        assert selection.draws is not None
+        assert found.count_PK is not None
+        drawn = draw(real_GC, keys_G, selection.draws, selection.temperature, selection.k)
+        value_GK = real_GC.gather(1, drawn.index_PK)
+        found.value_PK.copy_(value_GK.masked_fill(drawn.count_PK == 0, -math.inf))
+        found.index_PK.copy_(drawn.index_PK)
+        found.count_PK.copy_(drawn.count_PK)
+        most_G1, best_G1 = largest(real_GC, self._candidates)
+        found.most_P.copy_(most_G1[:, 0])
+        found.best_P.copy_(best_G1[:, 0])
+        return real_GC.scatter(1, drawn.index_PK, -math.inf).amax(dim=1)
 
-
-def _read_others(logit_GC: Tensor, selection: Selection, found: Gathered) -> None:
-    positions, num_classes = logit_GC.shape
-    if selection.k == num_classes and selection.keep is not Keep.SAMPLE:
-        found.others.mass_PT.zero_()
-        found.others.moment_PT.zero_()
-        return
-    size = positions
-    if logit_GC.device.type == "cpu":
-        size = min(positions, max(1, _CACHED_ELEMENTS // num_classes))
-    scratch = Scratch.of(size, num_classes, logit_GC)
-    for start in range(0, positions, size):
-        part = found.rows(slice(start, start + size))
-        some_GC = logit_GC[start : start + size]
-        sum_others(some_GC, part.index_PK, found.temperatures, scratch, part.others)
+    def _read_others(self, logit_GC: Tensor, found: Gathered) -> None:
+        if self._nothing_left:
+            found.others.mass_PT.zero_()
+            found.others.moment_PT.zero_()
+            return
+        for start in range(0, len(logit_GC), self._at_once):
+            some = slice(start, start + self._at_once)
+            part = found.others.rows(some)
+            index_GK = found.index_PK[some]
+            sum_others(logit_GC[some], index_GK, found.temperatures, self._scratch, part)
 
 
 def _statistics(logit_PC: Tensor) -> dict[str, Tensor]:

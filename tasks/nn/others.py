@@ -7,7 +7,7 @@ vanishes however peaked the teacher is.
 
 One exponential a class serves all temperatures that are powers of two of each other: that of the
 largest is squared, which adds its relative error of 2^-23 to itself, 16 times at most. `exp2` is
-used because torch vectorises it: 6 ns for 1,000 classes... times 22 with `exp`.
+used for its speed: measured at a third of the time of `exp` on a CPU with AVX-512.
 
 Rows of scratch are a multiple of 32 classes wide, so that no class is computed by the scalar code
 of a loop's end: a position's numbers do not depend on its place in the block.
@@ -45,20 +45,27 @@ class Others:
     mass_PT: Tensor
     moment_PT: Tensor
 
+    def rows(self, rows: slice) -> Others:
+        """Some of the positions, sharing memory."""
+        return Others(self.largest_P[rows], self.mass_PT[rows], self.moment_PT[rows])
+
 
 @dataclass(frozen=True)
 class Scratch:
-    """Memory for some positions, used again and again: three matrices [P, W]."""
+    """Memory for some positions, used again and again: matrices [P, W]."""
 
     distance_PW: Tensor
     power_PW: Tensor
     product_PW: Tensor
+    both_2PW: Tensor
+    """The last two as one."""
 
     @classmethod
     def of(cls, rows: int, num_classes: int, like: Tensor) -> Self:
         """For `rows` positions of `num_classes`, of the dtype and device of `like`."""
         width = -(-num_classes // _LANES) * _LANES
-        return cls(*(like.new_empty(rows, width) for _ in range(3)))
+        both_2PW = like.new_empty(2, rows, width)
+        return cls(like.new_empty(rows, width), both_2PW[0], both_2PW[1], both_2PW)
 
 
 def chains(temperatures: Sequence[float]) -> list[list[int]]:
@@ -95,14 +102,14 @@ def sum_others(
     positions, num_classes = logit_PC.shape
     distance_PW = scratch.distance_PW[:positions]
     power_PW = scratch.power_PW[:positions]
+    product_PW = scratch.product_PW[:positions]
+    both_2PW = scratch.both_2PW[:, :positions]
     lowest = _NOTHING[logit_PC.dtype] * math.log(2) * max(temperatures)
     torch.sub(logit_PC, others.largest_P[:, None], out=distance_PW[:, :num_classes])
     distance_PW[:, num_classes:] = lowest
     distance_PW.scatter_(1, kept_PK, lowest).clamp_(min=lowest)
-    found = chains(temperatures)
-    for number, chain in enumerate(found):
-        is_last = number == len(found) - 1
-        product_PW = distance_PW if is_last else scratch.product_PW[:positions]
+    sums_T2P = logit_PC.new_empty(len(temperatures), 2, positions)
+    for chain in chains(temperatures):
         at = temperatures[chain[0]]
         torch.mul(distance_PW, math.log2(math.e) / at, out=power_PW).exp2_()
         torch.mul(distance_PW, power_PW, out=product_PW)
@@ -111,5 +118,6 @@ def sum_others(
                 product_PW.mul_(power_PW)
                 power_PW.mul_(power_PW)
                 at /= 2
-            others.mass_PT[:, place] = power_PW.sum(dim=1)
-            others.moment_PT[:, place] = product_PW.sum(dim=1)
+            torch.sum(both_2PW, dim=2, out=sums_T2P[place])
+    others.mass_PT.copy_(sums_T2P[:, 0].T)
+    others.moment_PT.copy_(sums_T2P[:, 1].T)

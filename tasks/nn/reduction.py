@@ -14,6 +14,7 @@ T temperatures.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +26,10 @@ from storage import schema
 from storage.options import Keep, Selection
 from tasks.nn.fidelity import Fidelity, fidelity_of
 from tasks.nn.gathered import Gathered
-from tasks.nn.gathering import gather, rows_of_group
+from tasks.nn.gathering import Reader, rows_of_group
 from tasks.nn.nucleus import nucleus
 from tasks.nn.positions import some_rows
-from tasks.nn.softlabels import SoftLabels, soft_labels
+from tasks.nn.softlabels import SoftLabels, soft_labels, top_k
 from tasks.nn.threads import on_threads
 
 _LANES = 16
@@ -52,8 +53,10 @@ class Reduction:
 
     @property
     def drawn_at(self) -> float | None:
-        """Of a sampled set, the temperature at which it is drawn."""
-        return self.selection.temperature if self.selection.keep is Keep.SAMPLE else None
+        """Of a sampled set, the temperature at which it is drawn, where the rest is kept there."""
+        drawn = self.selection.keep is Keep.SAMPLE
+        at = self.selection.temperature
+        return at if drawn and at in self.temperatures else None
 
 
 @dataclass(frozen=True)
@@ -107,27 +110,60 @@ def reduce_logits(
     found = _room(count, logit_PC, label_P is not None, reduction)
     size = rows_of_group(logit_PC, count)
 
-    def gather_group(start: int) -> None:
-        rows = slice(start, min(start + size, count))
-        gather(
-            _group(logit_PC, place_R, rows),
-            None if label_P is None else label_P[rows],
-            None if keys_R is None else keys_R[rows],
-            reduction.selection,
-            reduction.num_classes,
-            found.rows(rows),
+    def read(starts: Iterator[int]) -> None:
+        start = next(starts, None)
+        if start is None:
+            return
+        reader = Reader(
+            logit_PC, size, reduction.selection, reduction.num_classes, found.most_P.dtype
         )
+        while start is not None:
+            rows = slice(start, min(start + size, count))
+            reader.read(
+                _group(logit_PC, place_R, rows),
+                None if label_P is None else label_P[rows],
+                None if keys_R is None else keys_R[rows],
+                found.rows(rows),
+            )
+            start = next(starts, None)
 
     made: list[Reduced] = []
     starts = range(0, count, size)
     if logit_PC.device.type == "cpu":
-        on_threads(gather_group, starts)
-        on_threads(lambda part: made.append(conclude(part, reduction)), [found])
+        on_threads(read, starts)
+        on_threads(lambda parts: made.extend(conclude(part, reduction) for part in parts), [found])
     else:
-        for start in starts:
-            gather_group(start)
+        read(iter(starts))
         made.append(conclude(found, reduction))
     return made[0].first(count)
+
+
+def capture(
+    logit_PC: Tensor,
+    label_P: Tensor | None,
+    selection: Selection | int,
+    temperatures: Sequence[float],
+    *,
+    keys_P: NDArray[np.uint64] | None = None,
+    num_classes: int | None = None,
+    statistics: bool = False,
+) -> SoftLabels:
+    """The soft labels of all positions alone.
+
+    Args:
+        logit_PC: finite but for -inf entries.
+        label_P: hard labels, int64, negative where there is none.
+        selection: which entries to keep; a number means so many of the largest.
+        temperatures: T first.
+        keys_P: a key for each position that is drawn from (see `storage.order.position_keys`).
+        num_classes: the real classes; further outputs are padding, which only `rest` counts.
+        statistics: also the largest logit, mean, deviation and the sum of p squared at T = 1.
+    """
+    chosen = top_k(selection) if isinstance(selection, int) else selection
+    real = logit_PC.shape[1] if num_classes is None else num_classes
+    reduction = Reduction(chosen, tuple(temperatures), real, statistics)
+    real_P = torch.ones(len(logit_PC), dtype=torch.bool)
+    return reduce_logits(logit_PC, real_P, label_P, reduction, keys_P).kept
 
 
 def conclude(found: Gathered, reduction: Reduction) -> Reduced:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -21,25 +21,40 @@ _lock = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def on_threads(work: Callable[[Part], None], parts: Sequence[Part]) -> None:
-    """Do `work` on each part, on as many threads as torch may use here.
+def on_threads(work: Callable[[Iterator[Part]], None], parts: Iterable[Part]) -> None:
+    """Do `work` on as many threads as torch may use here; they share the parts among them.
+
+    Args:
+        work: called once on each thread, with an iterator of the parts that fall to it.
+        parts: each goes to one thread, whichever asks next.
 
     Raises:
         Exception: the first that `work` raised.
     """
     threads = torch.get_num_threads()
-    for _ in _pool(threads).map(_in_inference_mode(work), parts):
-        pass
+    shared = _Shared(iter(parts))
+    inference = torch.is_inference_mode_enabled()
+
+    def run() -> None:
+        with torch.inference_mode(inference), torch.no_grad():  # modes belong to a thread
+            work(shared)
+
+    running = [_pool(threads).submit(run) for _ in range(threads)]
+    wait(running)
+    for thread in running:
+        thread.result()
 
 
-def _in_inference_mode(work: Callable[[Part], None]) -> Callable[[Part], None]:
-    """The mode belongs to a thread."""
+class _Shared(Iterator[Part]):
+    """An iterator that several threads may ask."""
 
-    def run(part: Part) -> None:
-        with torch.inference_mode():
-            work(part)
+    def __init__(self, parts: Iterator[Part]) -> None:
+        self._parts = parts
+        self._lock = threading.Lock()
 
-    return run
+    def __next__(self) -> Part:
+        with self._lock:
+            return next(self._parts)
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

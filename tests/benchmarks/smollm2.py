@@ -92,7 +92,7 @@ def _capture() -> dict[str, NDArray[np.generic]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from tasks.nn.softlabels import capture
+    from tasks.nn.reduction import capture
 
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:

@@ -21,7 +21,7 @@ from storage.rows import Ragged
 from storage.spec import CorpusForm, InputSpec, spec_of
 from tasks.label import LabelJob, finish_label_set, label_shards
 from tasks.nn.batch import Batch, by_position
-from tasks.nn.softlabels import capture
+from tasks.nn.reduction import capture
 from tasks.planning import plan_labels
 from tasks.teachers import Teacher
 

@@ -17,21 +17,22 @@ from tasks.nn.fidelity import (
     codec_kl,
     draw_weights,
     fidelity_record,
-    measure,
     merge_fidelity,
 )
-from tasks.nn.softlabels import capture, entry_log_probs
+from tasks.nn.reduction import capture
+from tasks.nn.softlabels import entry_log_probs
 from tests.tasks import dense
 from tests.tasks.nn.test_softlabels import kept_cases
+from tests.tasks.reduced import reduced
 
 
 @given(kept_cases(), st.sampled_from(Codec))
 @settings(max_examples=200)
 def test_fidelity_is_that_of_the_dense_softmax(case, codec):
     logit_PC, label_P, k, temperatures = case
-    kept = capture(torch.tensor(logit_PC), torch.tensor(label_P), k, temperatures)
+    whole = reduced(torch.tensor(logit_PC), torch.tensor(label_P), k, temperatures)
+    kept, found = whole.kept, whole.fidelity
     decoded = torch.from_numpy(round_trip(kept.logit_PK.numpy(), codec))
-    found = measure(torch.tensor(logit_PC), kept, temperatures)
     codec_PT = codec_kl(kept.logit_PK, decoded, kept.rest_PT, temperatures)
     for column, at in enumerate(temperatures):
         for place, logit_C in enumerate(logit_PC):
@@ -68,8 +69,7 @@ def test_a_decoded_best_class_that_is_another_disagrees():
 
 
 def _measured(logit_PC, mask_P, temperatures=(1.0,), k=1):
-    kept = capture(logit_PC, None, k, temperatures)
-    return measure(logit_PC, kept, temperatures), mask_P
+    return reduced(logit_PC, None, k, temperatures).fidelity, mask_P
 
 
 def _record(parts, temperatures=(1.0,)):
@@ -148,8 +148,9 @@ class TestDraws:
         logit_PC = torch.randn(5, 30)
         drawn = Selection(keep=Keep.SAMPLE, k=8, draws=8, temperature=1.0)
         keys_P = position_keys(["a", "b"], np.array([2, 3]), 0)
-        kept = capture(logit_PC, None, drawn, (2.0, 1.0), keys_P=keys_P)
-        effective_PT = measure(logit_PC, kept, (2.0, 1.0), 1.0).effective_PT
+        effective_PT = reduced(
+            logit_PC, None, drawn, (2.0, 1.0), keys_P=keys_P
+        ).fidelity.effective_PT
         assert torch.allclose(effective_PT[:, 1], torch.tensor(8.0).double())
         assert (effective_PT[:, 0] < 8).all()
         assert (effective_PT >= 1).all()
@@ -157,8 +158,9 @@ class TestDraws:
     def test_the_effective_draws_are_in_the_record(self):
         logit_PC = torch.randn(6, 30)
         drawn = Selection(keep=Keep.SAMPLE, k=8, draws=8)
-        kept = capture(logit_PC, None, drawn, (1.0,), keys_P=position_keys(["a"], np.array([6]), 0))
-        record = _record([(measure(logit_PC, kept, (1.0,), 1.0), torch.ones(6).bool())])
+        keys_P = position_keys(["a"], np.array([6]), 0)
+        fidelity = reduced(logit_PC, None, drawn, (1.0,), keys_P=keys_P).fidelity
+        record = _record([(fidelity, torch.ones(6).bool())])
         assert record["temperatures"]["1"]["effective_draws"] == pytest.approx(8.0)
         merged = merge_fidelity([record, record])
         assert merged["temperatures"]["1"]["effective_draws"] == pytest.approx(8.0)
@@ -172,9 +174,9 @@ def test_cuda_captures_and_measures_what_the_cpu_does():
     found = []
     for device in ("cpu", "cuda"):
         logits = logit_PC.to(device)
-        kept = capture(logits, label_P.to(device), 8, (2.0, 1.0), statistics=True)
+        whole = reduced(logits, label_P.to(device), 8, (2.0, 1.0), statistics=True)
+        kept, fidelity = whole.kept, whole.fidelity
         decoded = torch.from_numpy(round_trip(kept.logit_PK.cpu().numpy(), Codec.FLOAT16))
-        fidelity = measure(logits, kept, (2.0, 1.0))
         codec_PT = codec_kl(kept.logit_PK, decoded.to(device), kept.rest_PT, (2.0, 1.0))
         agrees_P = best_agrees(kept.logit_PK, decoded.to(device))
         parts = [(fidelity, torch.ones(64).bool())]

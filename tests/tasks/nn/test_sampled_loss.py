@@ -15,7 +15,8 @@ from storage.options import Keep, Selection
 from storage.order import position_keys
 from tasks.nn.batch import Batch
 from tasks.nn.losses import distillation_loss, soft_loss
-from tasks.nn.softlabels import SoftLabels, capture
+from tasks.nn.reduction import capture
+from tasks.nn.softlabels import SoftLabels
 from tasks.options import LossOptions
 from tests.tasks.toy import batch_of
 

@@ -3,8 +3,6 @@
 Shape letters: P positions, C classes, K kept, T temperatures.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -13,14 +11,13 @@ from hypothesis import strategies as st
 
 from storage.codec import RELATIVE_ERROR, SMALLEST_NORMAL
 from storage.entries import level_scale
-from storage.errors import NotFiniteError
 from storage.files import Folder
 from storage.options import Codec, Keep, LabelOptions, Selection
 from storage.order import position_keys
-from tasks.nn import softlabels
-from tasks.nn.fidelity import measure
-from tasks.nn.softlabels import capture, entry_log_probs, label_nll, require_finite
+from tasks.nn.reduction import Reduction, capture, reduce_logits
+from tasks.nn.softlabels import entry_log_probs, label_nll
 from tests.tasks import dense
+from tests.tasks.reduced import reduced
 from tests.tasks.toy import TableTeacher, label_set, numbered_corpus
 
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 7.3)
@@ -141,22 +138,13 @@ def test_half_precision_is_widened_first():
 def test_blocks_of_rows_give_what_the_whole_gives(case):
     logit_PC, label_P, k, temperatures = case
     logits, labels = torch.tensor(logit_PC), torch.tensor(label_P)
-
-    def both():
-        kept = capture(logits, labels, k, temperatures, statistics=True)
-        return kept, measure(logits, kept, temperatures)
-
-    whole = both()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(softlabels, "_BLOCK_ELEMENTS", 1)
-        for one, other in zip(whole, both(), strict=True):
-            for field in dataclasses.fields(one):
-                a, b = getattr(one, field.name), getattr(other, field.name)
-                if a is None:
-                    assert b is None
-                    continue
-                pairs = [(a[key], b[key]) for key in a] if isinstance(a, dict) else [(a, b)]
-                assert all(torch.equal(first, second) for first, second in pairs), field.name
+    whole = reduced(logits, labels, k, temperatures, statistics=True)
+    for place in range(len(logits)):
+        row = slice(place, place + 1)
+        alone = reduced(logits[row], labels[row], k, temperatures, statistics=True)
+        for field in ("index_PK", "logit_PK", "rest_PT", "label_logit_P"):
+            assert torch.equal(getattr(alone.kept, field), getattr(whole.kept, field)[row])
+        assert torch.equal(alone.fidelity.truncation_PT, whole.fidelity.truncation_PT[row])
 
 
 # --- a number of entries that varies ------------------------------------------------------------
@@ -308,30 +296,26 @@ def _assert_between(found, low, high):
         assert np.all(same | ((found >= low - slack) & (found <= high + slack))), (found, low, high)
 
 
-# --- what is refused ----------------------------------------------------------------------------
+# --- what is bad --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_logits_that_are_not_finite_name_their_samples(bad):
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_positions_that_are_not_finite_are_marked(bad, k):
     logit_PC = torch.zeros(8, 3)
     logit_PC[5, 1] = bad
-    with pytest.raises(NotFiniteError, match="in 1 samples: c;"):
-        require_finite(logit_PC, ["a", "b", "c", "d"])
+    assert reduced(logit_PC, None, k, (1.0,)).bad_R.nonzero().flatten().tolist() == [5]
 
 
 def test_masked_classes_are_legal_until_none_is_left():
     logit_PC = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])
-    require_finite(logit_PC[:1], ["a"])
-    with pytest.raises(NotFiniteError, match="b"):
-        require_finite(logit_PC, ["a", "b"])
-
-
-def test_many_bad_samples_are_counted_and_three_named():
-    with pytest.raises(NotFiniteError, match=r"in 5 samples: a, b, c, \.\.\.;"):
-        require_finite(torch.full((5, 2), torch.nan), list("abcde"))
+    assert reduced(logit_PC, None, 1, (1.0,)).bad_R.tolist() == [False, True]
 
 
 def test_what_a_teacher_makes_of_padding_does_not_matter():
     logit_PC = torch.zeros(4, 2)
     logit_PC[3] = torch.nan
-    require_finite(logit_PC, ["a", "b"], torch.tensor([True, True, True, False]))
+    real_P = torch.tensor([True, True, True, False])
+    reduction = Reduction(Selection(keep=Keep.TOP_K, k=1), (1.0,), 2)
+    found = reduce_logits(logit_PC, real_P, None, reduction)
+    assert found.bad_R.tolist() == [False] * 3
