@@ -21,8 +21,9 @@ from tasks.nn.gathered import Gathered
 from tasks.nn.largest import Candidates, largest
 from tasks.nn.others import Scratch, sum_others
 
-_GROUP_ELEMENTS = 1 << 21
-_CACHED_ELEMENTS = 1 << 19
+STATISTICS = ("max_logit", "logit_mean", "logit_std", "squares")
+_GROUP_ELEMENTS = 1 << 20
+_CACHED_ELEMENTS = 1 << 18
 _DEVICE_ELEMENTS = 1 << 25
 
 
@@ -153,9 +154,7 @@ def _statistics(logit_PC: Tensor) -> dict[str, Tensor]:
     count_P = finite_PC.sum(dim=1)
     mean_P = torch.where(finite_PC, logit_PC, 0.0).sum(dim=1) / count_P
     centred_PC = torch.where(finite_PC, logit_PC - mean_P[:, None], 0.0)
-    return {
-        "max_logit": logit_PC.amax(dim=1),
-        "logit_mean": mean_P,
-        "logit_std": (centred_PC.square().sum(dim=1) / count_P).sqrt(),
-        "squares": torch.softmax(logit_PC, dim=1).square().sum(dim=1),
-    }
+    deviation_P = (centred_PC.square().sum(dim=1) / count_P).sqrt()
+    squares_P = torch.softmax(logit_PC, dim=1).square().sum(dim=1)
+    columns = (logit_PC.amax(dim=1), mean_P, deviation_P, squares_P)
+    return dict(zip(STATISTICS, columns, strict=True))

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = 64
+_BLOCK_BITS = 6
+_BLOCK = 1 << _BLOCK_BITS
 _PLACE_BITS = 32
 _PLACES = (1 << _PLACE_BITS) - 1
 _MAGNITUDE = (1 << 31) - 1
@@ -33,7 +34,7 @@ class Candidates:
     """Memory for the candidates of some positions, used again and again.
 
     Attributes:
-        num_blocks: N whole blocks are looked at by their maxima; 0 where all classes are candidates.
+        num_blocks: N whole blocks are looked at by their maxima; 0: all classes are candidates.
         count: K.
         places: 0, 1, 2, ....
         values: of candidates, and their bits.
@@ -76,7 +77,7 @@ def largest(logit_PC: Tensor, room: Candidates) -> tuple[Tensor, Tensor]:
         index_PK = _first(logit_PC, room)
         return logit_PC.gather(1, index_PK), index_PK
     whole = room.num_blocks * _BLOCK
-    block_PNb = logit_PC[:, :whole].unflatten(1, (room.num_blocks, _BLOCK))
+    block_PNb = logit_PC[:, :whole].view(-1, room.num_blocks, _BLOCK)
     chosen_PK = _first(block_PNb.amax(dim=2), room).sort(dim=1).values
     row_P1 = torch.arange(len(logit_PC), device=logit_PC.device)[:, None]
     value_PM = block_PNb[row_P1, chosen_PK].flatten(1)
@@ -85,7 +86,7 @@ def largest(logit_PC: Tensor, room: Candidates) -> tuple[Tensor, Tensor]:
         value_PM = torch.cat([value_PM, logit_PC[:, whole:]], dim=1)
         chosen_PK = torch.nn.functional.pad(chosen_PK, (0, 1), value=room.num_blocks)
     place_PK = _first(value_PM, room)
-    index_PK = chosen_PK.gather(1, place_PK // _BLOCK) * _BLOCK + place_PK % _BLOCK
+    index_PK = chosen_PK.gather(1, place_PK >> _BLOCK_BITS) * _BLOCK + (place_PK & (_BLOCK - 1))
     return logit_PC.gather(1, index_PK), index_PK
 
 

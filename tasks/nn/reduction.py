@@ -22,11 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from storage import schema
 from storage.options import Keep, Selection
 from tasks.nn.fidelity import Fidelity, fidelity_of
 from tasks.nn.gathered import Gathered
-from tasks.nn.gathering import Reader, rows_of_group
+from tasks.nn.gathering import STATISTICS, Reader, rows_of_group
 from tasks.nn.nucleus import nucleus
 from tasks.nn.positions import some_rows
 from tasks.nn.softlabels import SoftLabels, soft_labels, top_k
@@ -197,7 +196,7 @@ def _room(count: int, logit_PC: Tensor, labelled: bool, reduction: Reduction) ->
         logit_PC.new_empty(0, dtype=_computed_in(logit_PC)),
         drawn=selection.keep is Keep.SAMPLE,
         labelled=labelled,
-        statistics=schema.STATISTICS if reduction.statistics else (),
+        statistics=STATISTICS if reduction.statistics else (),
     )
 
 
