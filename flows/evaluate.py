@@ -18,6 +18,8 @@ from storage.errors import MissingProductError, SoftlabelError
 from storage.reader import LabelSet
 from tasks.intents import Intent
 from tasks.options import TEACHER
+from tasks.sequence_options import TransformerSizes
+from tasks.teacher_options import FitTeacherOptions, plain_teachers
 
 
 @flow(name="evaluate", persist_result=False)
@@ -196,18 +198,21 @@ def _describe_model(options: Any) -> str:
     said = options.model_dump(mode="json", exclude_defaults=True)
     shape = said.get("hidden") or said.get("channels") or said.get("target") or ""
     shape = shape or said.get("model") or ""
+    if isinstance(options, TransformerSizes):
+        shape = f"{options.layers} x {options.width}"
     return f"{options.kind} {shape}".strip()
 
 
 def _describe_teacher(project: Project, card: Card | None) -> dict[str, Any]:
     options = project.recipe.teacher
-    model = getattr(options, "model", options)
-    model = options if isinstance(model, str) else model
+    models = [
+        one.model if isinstance(one, FitTeacherOptions) else one for one in plain_teachers(options)
+    ]
     return {
         "kind": options.kind,
         "fingerprint": card.fingerprint if card else None,
         "weights_digest": card.details["weights_digest"] if card else None,
-        "model": _describe_model(model),
+        "model": " + ".join(map(_describe_model, models)),
     }
 
 

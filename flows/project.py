@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from flows.recipe import LoadedRecipe, Recipe, load_recipe
 from flows.user_data import UserData
@@ -35,9 +34,17 @@ from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.intents import Intent
 from tasks.onnx_digest import onnx_digest
 from tasks.onnx_options import OnnxTeacherOptions
+from tasks.options import TEACHER
 from tasks.planning import LabelPlan, plan_labels
 from tasks.teacher_facts import agreed_class_names, require_sampling_rate
-from tasks.teacher_options import FitTeacherOptions, ImportedTeacherOptions
+from tasks.teacher_options import (
+    EnsembleTeacherOptions,
+    FitTeacherOptions,
+    ImportedTeacherOptions,
+    TeacherOptions,
+    member_place,
+    plain_teachers,
+)
 
 _shared: list[Project] = []
 
@@ -145,25 +152,39 @@ class Project:
     @cached_property
     def teacher_intent(self) -> Intent:
         """What the teacher stage is asked for."""
-        options = self.recipe.teacher
+        return self.intent_of(self.recipe.teacher)
+
+    def intent_of(self, options: TeacherOptions, where: str = TEACHER) -> Intent:
+        """What is asked for of a teacher, or of a member of several, which `where` names."""
+        if isinstance(options, EnsembleTeacherOptions):
+            members = [
+                self.intent_of(member.teacher, member_place(place))
+                for place, member in enumerate(options.members)
+            ]
+            return intents.ensemble(options, members)
         if isinstance(options, FitTeacherOptions):
-            files = model_files(self.store, options.model, self.loaded.folder, "teacher.model")
+            files = model_files(self.store, options.model, self.loaded.folder, f"{where}.model")
             data = self.recipe.data
             return intents.fitted_teacher(options, data, self.index, self.data.identity, files)
-        digest = self._digest_of(options)
+        digest = self._digest_of(options, where)
         return intents.imported_teacher(options, digest, self.recipe.data.task)
 
-    def _digest_of(self, options: ImportedTeacherOptions) -> str:
+    def _digest_of(self, options: ImportedTeacherOptions, where: str) -> str:
         if isinstance(options, HuggingFaceTeacherOptions):
-            return teacher_digest(self.store, options, self.loaded.folder, "teacher")
+            return teacher_digest(self.store, options, self.loaded.folder, where)
         url = intents.teacher_source(options, self.loaded.folder)
         if isinstance(options, OnnxTeacherOptions):
-            return onnx_digest(self.store, url, "teacher")
+            return onnx_digest(self.store, url, where)
         return digest_of_source(self.store, url)
 
     def teacher_card(self) -> Card | None:
-        """The teacher, where it is there."""
-        return find_card(self.store, layout.TEACHERS, self.teacher_intent.fingerprint)
+        """The teacher, where it is there; of several, where all its members are as they were."""
+        card = find_card(self.store, layout.TEACHERS, self.teacher_intent.fingerprint)
+        for entry in card.details.get("members", ()) if card is not None else ():
+            member = find_card(self.store, layout.TEACHERS, entry["fingerprint"])
+            if member is None or member.details["weights_digest"] != entry["weights_digest"]:
+                return None
+        return card
 
     def require_teacher(self) -> Card:
         """The teacher.
@@ -301,20 +322,17 @@ class Project:
                     f"{field}: expected a split of the data, got {split!r}; there is: "
                     f"{', '.join(index.samples)}"
                 )
-        if isinstance(recipe.teacher, FitTeacherOptions):
+        if any(isinstance(one, FitTeacherOptions) for one in plain_teachers(recipe.teacher)):
             num_classes = self.data.num_classes or index.num_labels
             spec_of(index.form, recipe.labels, num_classes, self.data.class_names)
 
     @property
     def _asked(self) -> str:
         recipe = self.recipe
-        teacher: dict[str, Any] = recipe.teacher.identity()
-        if not isinstance(recipe.teacher, FitTeacherOptions):
-            teacher["source"] = intents.named_source(recipe.teacher)
         asked = {
             "name": recipe.name,
             "data": recipe.data.identity(),
-            "teacher": teacher,
+            "teacher": intents.asked_teacher(recipe.teacher),
             "labels": recipe.labels.identity(),
         }
         if recipe.data.tokens is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import State, flow
@@ -11,8 +12,14 @@ from flows import engine
 from flows.project import Project
 from flows.watch import end_with_parent
 from storage import layout
-from storage.cards import Card
-from tasks.teacher_options import FitTeacherOptions
+from storage.cards import Card, find_card
+from tasks.options import TEACHER
+from tasks.teacher_options import (
+    EnsembleTeacherOptions,
+    FitTeacherOptions,
+    PlainTeacherOptions,
+    member_place,
+)
 
 
 @flow(name="teacher", persist_result=False)
@@ -41,40 +48,63 @@ def teacher(
         return engine.cached(record, f"teacher {fingerprint} is there")
     project.store.require_writable()
     with engine.progress_artifacts():
-        card = engine.run_task(
-            "make-teacher",
-            lambda: _make(project, force),
-            project.recipe.execution,
-            f"teacher-{project.recipe.teacher.kind}",
-        )
+        card = _make(project, force)
     record = _record(project, card, "completed", started)
     engine.table_artifact(f"teacher-{project.name}", [record], "The teacher")
     return record
 
 
 def _make(project: Project, force: bool) -> Card:
-    from tasks.checkpoints import clear_checkpoints
-    from tasks.device import pick_device
-    from tasks.teach import fit_teacher, import_teacher
-
+    """Make the teacher; of several first each that is not there, as a task run of its own."""
     options = project.recipe.teacher
-    intent = project.teacher_intent
-    if not isinstance(options, FitTeacherOptions):
-        inputs = project.index.inputs
-        return import_teacher(project.store, options, project.loaded.folder, inputs, intent)
-    if force:
-        folder = project.store / layout.product(layout.TEACHERS, intent.fingerprint)
-        clear_checkpoints(folder)
-    device = pick_device(project.recipe.execution.device)
-    return fit_teacher(
-        project.store,
-        options,
-        project.open_corpus(),
-        project.num_classes,
-        intent,
-        device,
-        project.loaded.folder,
-    )
+    if not isinstance(options, EnsembleTeacherOptions):
+        return _make_one(project, options, TEACHER, force=force)
+    members = [
+        _make_member(project, member.teacher, place, force=force)
+        for place, member in enumerate(options.members)
+    ]
+
+    def join() -> Card:
+        from tasks.teach import join_teachers
+
+        return join_teachers(project.store, options, members, project.teacher_intent)
+
+    return _run(project, join, TEACHER, options.kind)
+
+
+def _make_member(
+    project: Project, options: PlainTeacherOptions, place: int, *, force: bool
+) -> Card:
+    where = member_place(place)
+    fingerprint = project.intent_of(options, where).fingerprint
+    card = None if force else find_card(project.store, layout.TEACHERS, fingerprint)
+    return card or _make_one(project, options, where, force=force)
+
+
+def _make_one(project: Project, options: PlainTeacherOptions, where: str, *, force: bool) -> Card:
+    intent = project.intent_of(options, where)
+
+    def make() -> Card:
+        from tasks.checkpoints import clear_checkpoints
+        from tasks.device import pick_device
+        from tasks.fit_teacher import fit_teacher
+        from tasks.teach import import_teacher
+
+        store, folder = project.store, project.loaded.folder
+        if not isinstance(options, FitTeacherOptions):
+            return import_teacher(store, options, folder, project.index.inputs, intent, where)
+        if force:
+            clear_checkpoints(store / layout.product(layout.TEACHERS, intent.fingerprint))
+        device = pick_device(project.recipe.execution.device)
+        corpus, classes = project.open_corpus(), project.num_classes
+        return fit_teacher(store, options, corpus, classes, intent, device, folder, where)
+
+    return _run(project, make, where, options.kind)
+
+
+def _run(project: Project, make: Callable[[], Card], where: str, kind: str) -> Card:
+    name = where.removesuffix(f".{TEACHER}").replace(".", "-")
+    return engine.run_task("make-teacher", make, project.recipe.execution, f"{name}-{kind}")
 
 
 def _record(project: Project, card: Card, status: str, started: float) -> dict[str, Any]:

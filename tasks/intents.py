@@ -6,14 +6,14 @@ number of workers. Imports nothing heavy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from storage import identity
 from storage.corpus import CorpusIndex
-from storage.errors import DataError
+from storage.errors import DataError, RecipeError
 from storage.identity import Json
 from storage.options import TRAIN, VALIDATION, DataOptions, LabelOptions, Task
 from storage.sources import resolve
@@ -22,10 +22,12 @@ from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import EvaluationOptions, StudentOptions
 from tasks.teacher_options import (
+    EnsembleTeacherOptions,
     FitTeacherOptions,
     ImportedTeacherOptions,
     TeacherOptions,
     TorchTeacherOptions,
+    by_place,
 )
 
 # Raised by hand when the code makes other bytes of the same intent.
@@ -103,6 +105,28 @@ def imported_teacher(
     return Intent(content)
 
 
+def ensemble(options: EnsembleTeacherOptions, members: Sequence[Intent]) -> Intent:
+    """Several teachers, each with an intent of its own.
+
+    Raises:
+        RecipeError: two of them are one and the same teacher, from two places.
+    """
+    for place, member in enumerate(members):
+        for earlier, other in enumerate(members[:place]):
+            if member.fingerprint == other.fingerprint:
+                raise RecipeError(
+                    f"teacher.members: {earlier} and {place} have the same weights; leave one out, "
+                    "and give the other the sum of their weights"
+                )
+    content = options.identity() | {
+        "members": by_place(
+            {"share": share, "teacher": member.content}
+            for share, member in zip(options.shares, members, strict=True)
+        )
+    }
+    return Intent({"teacher": content})
+
+
 def label_set(
     data: DataOptions,
     labels: LabelOptions,
@@ -147,7 +171,24 @@ def teacher_architecture(options: TeacherOptions) -> dict[str, Any]:
     """What of a teacher's options decides its logits, beside the weights."""
     if isinstance(options, FitTeacherOptions):
         return {"model": options.model.identity()}
+    if isinstance(options, EnsembleTeacherOptions):
+        members = by_place(
+            {"share": share, **teacher_architecture(member.teacher)}
+            for share, member in zip(options.shares, options.members, strict=True)
+        )
+        return {"mix": options.mix.value, "members": members}
     return {"model": options.identity()}
+
+
+def asked_teacher(options: TeacherOptions) -> dict[str, Any]:
+    """A teacher by its words alone, for finding what was made of them: weights by their names."""
+    asked: dict[str, Any] = options.identity()
+    if isinstance(options, EnsembleTeacherOptions):
+        members = by_place(asked_teacher(member.teacher) for member in options.members)
+        return asked | {"members": members, "shares": list(options.shares)}
+    if not isinstance(options, FitTeacherOptions):
+        asked["source"] = named_source(options)
+    return asked
 
 
 def shard(label_set_fingerprint: str, samples_digest: str) -> str:

@@ -1,96 +1,44 @@
-"""Making a teacher: fit it here, or import it by its weights' digest; and loading it again."""
+"""Importing a teacher by its weights' digest, joining several, and loading them again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from storage import layout
-from storage.cards import Card, publish
-from storage.corpus import Corpus
-from storage.errors import IntegrityError
+from storage.cards import Card, find_card, publish
+from storage.errors import IntegrityError, MissingProductError
 from storage.files import Folder
 from storage.identity import digest_of_bytes
-from storage.options import TRAIN, VALIDATION, Task
+from storage.options import Task
 from storage.sources import read_source
 from storage.spec import InputSpec
-from tasks.checkpoints import clear_checkpoints
-from tasks.fit import FitJob, fit, history_bytes
+from tasks.ensemble import MEMBERS, EnsembleTeacher, ensemble_details
 from tasks.huggingface_identity import teacher_digest
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.huggingface_teacher import HuggingFaceTeacher
 from tasks.intents import Intent, teacher_source
-from tasks.models import ModelForm, load_model, model_files
+from tasks.models import ModelForm, load_model
 from tasks.nn.models import load_module, num_parameters
 from tasks.onnx_files import read_onnx
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.onnx_teacher import OnnxTeacher
-from tasks.options import LossOptions
-from tasks.stream import CorpusSource
+from tasks.options import TEACHER
 from tasks.teacher_options import (
+    EnsembleTeacherOptions,
     FitTeacherOptions,
     ImportedTeacherOptions,
     TeacherOptions,
     TorchTeacherOptions,
+    member_place,
 )
 from tasks.teachers import Teacher, TorchTeacher
 from tasks.weights import load_weights
 
-WHERE = "teacher"
 _CPU = torch.device("cpu")
-
-
-def fit_teacher(
-    store: Folder,
-    options: FitTeacherOptions,
-    corpus: Corpus,
-    num_classes: int,
-    intent: Intent,
-    device: torch.device,
-    recipe_folder: Path = Path(),
-) -> Card:
-    """Fit a teacher on the hard labels of the training split, and keep it.
-
-    Raises:
-        NotFiniteError: its loss is NaN or infinite.
-        ModelError: the model does not fit the data.
-    """
-    folder = store / layout.product(layout.TEACHERS, intent.fingerprint)
-    validation = CorpusSource(corpus, VALIDATION) if VALIDATION in corpus.samples else None
-    job = FitJob(
-        title="teacher",
-        where=WHERE,
-        model=options.model,
-        loss=LossOptions(soft_weight=0.0, label_smoothing=options.label_smoothing),
-        training=options.training,
-        inputs=corpus.form.inputs,
-        num_classes=num_classes,
-        task=corpus.form.task,
-        recipe_folder=recipe_folder,
-    )
-    fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device)
-    files = model_files(fitted.model)
-    weights = files[layout.WEIGHTS]
-    card = publish(
-        store,
-        layout.TEACHERS,
-        intent.fingerprint,
-        name=WHERE,
-        intent=intent.content,
-        details={
-            "source": "fitted here",
-            "weights_digest": digest_of_bytes(weights),
-            "num_classes": num_classes,
-            "parameters": num_parameters(fitted.model),
-            "size_bytes": len(weights),
-            "steps": fitted.steps,
-        },
-        files={**files, layout.HISTORY: history_bytes(fitted.history)},
-    )
-    clear_checkpoints(folder)
-    return card
 
 
 def import_teacher(
@@ -99,6 +47,7 @@ def import_teacher(
     folder: Path,
     inputs: tuple[InputSpec, ...],
     intent: Intent,
+    where: str = TEACHER,
 ) -> Card:
     """Try a teacher that people bring, and keep its card: its digest and its source, no copy.
 
@@ -106,17 +55,17 @@ def import_teacher(
         ModelError: it does not load, or does not run on the data's inputs.
     """
     if isinstance(options, HuggingFaceTeacherOptions):
-        details = _pretrained_details(options, folder, inputs, intent)
+        details = _pretrained_details(options, folder, inputs, intent, where)
         return _imported(store, intent, details)
     url = teacher_source(options, folder)
     if isinstance(options, OnnxTeacherOptions):
-        files = read_onnx(store, url, WHERE)
-        graph = OnnxTeacher(files.content, inputs, _CPU, options.on_cpu(), where=WHERE)
+        files = read_onnx(store, url, where)
+        graph = OnnxTeacher(files.content, inputs, _CPU, options.on_cpu(), where=where)
         details = _details(url, files.digest, graph.num_classes, None, files.size_bytes)
         details["logits"] = graph.origin
     else:
         content = read_source(url)
-        teacher, parameters = _torch_teacher(options, content, inputs, _CPU, url)
+        teacher, parameters = _torch_teacher(options, content, inputs, _CPU, url, where)
         digest = digest_of_bytes(content)
         details = _details(url, digest, teacher.num_classes, parameters, len(content))
     return _imported(store, intent, details)
@@ -129,32 +78,70 @@ def load_teacher(
     folder: Path,
     inputs: tuple[InputSpec, ...],
     device: torch.device,
+    where: str = TEACHER,
 ) -> Teacher:
     """The teacher that a card names, ready to run.
 
     Raises:
         IntegrityError: its weights are no longer those of the card.
+        MissingProductError: it is several, and one of them is not there.
         ModelError: it does not load.
     """
+    if isinstance(options, EnsembleTeacherOptions):
+        return _load_members(store, card, options, folder, inputs, device)
     if isinstance(options, FitTeacherOptions):
         form = ModelForm(inputs, card.details["num_classes"], Task(card.intent["data"]["task"]))
-        model = load_model(store, card, options.model, form, f"{WHERE}.model")
-        return TorchTeacher(model, inputs, device, WHERE)
+        model = load_model(store, card, options.model, form, f"{where}.model")
+        return TorchTeacher(model, inputs, device, where)
     if isinstance(options, HuggingFaceTeacherOptions):
-        digest = teacher_digest(store, options, folder, WHERE)
+        digest = teacher_digest(store, options, folder, where)
         _require_unchanged(card, digest, options.source)
         task = Task(card.intent["task"])
-        return HuggingFaceTeacher(options, folder, inputs, task, device, WHERE)
+        return HuggingFaceTeacher(options, folder, inputs, task, device, where)
     url = teacher_source(options, folder)
     if isinstance(options, OnnxTeacherOptions):
-        files = read_onnx(store, url, WHERE)
+        files = read_onnx(store, url, where)
         _require_unchanged(card, files.digest, url)
         return OnnxTeacher(
-            files.content, inputs, device, options, folder=folder, where=WHERE, proven=True
+            files.content, inputs, device, options, folder=folder, where=where, proven=True
         )
     content = read_source(url)
     _require_unchanged(card, digest_of_bytes(content), url)
-    return _torch_teacher(options, content, inputs, device, url)[0]
+    return _torch_teacher(options, content, inputs, device, url, where)[0]
+
+
+def join_teachers(
+    store: Folder, options: EnsembleTeacherOptions, members: Sequence[Card], intent: Intent
+) -> Card:
+    """Keep the card of several teachers that are there, each with a card of its own.
+
+    Raises:
+        ModelError: they give different numbers of classes.
+    """
+    known = [{**member.details, "fingerprint": member.fingerprint} for member in members]
+    return _imported(store, intent, ensemble_details(options, known))
+
+
+def _load_members(
+    store: Folder,
+    card: Card,
+    options: EnsembleTeacherOptions,
+    folder: Path,
+    inputs: tuple[InputSpec, ...],
+    device: torch.device,
+) -> Teacher:
+    members = []
+    for place, entry in enumerate(card.details[MEMBERS]):
+        member = find_card(store, layout.TEACHERS, entry["fingerprint"])
+        if member is None or member.details["weights_digest"] != entry["weights_digest"]:
+            raise MissingProductError(
+                f"{member_place(place)}: there is no teacher {entry['fingerprint']} in "
+                f"{store.url} with the weights that were mixed; run the teacher stage again"
+            )
+        said = options.members[place].teacher
+        where = member_place(place)
+        members.append(load_teacher(store, member, said, folder, inputs, device, where))
+    return EnsembleTeacher(members, options.shares, options.mix)
 
 
 def _imported(store: Folder, intent: Intent, details: dict[str, Any]) -> Card:
@@ -162,7 +149,7 @@ def _imported(store: Folder, intent: Intent, details: dict[str, Any]) -> Card:
         store,
         layout.TEACHERS,
         intent.fingerprint,
-        name=WHERE,
+        name=TEACHER,
         intent=intent.content,
         details=details,
         files={},
@@ -174,9 +161,10 @@ def _pretrained_details(
     folder: Path,
     inputs: tuple[InputSpec, ...],
     intent: Intent,
+    where: str,
 ) -> dict[str, Any]:
     task, digest = Task(intent.content["task"]), str(intent.content["weights"])
-    teacher = HuggingFaceTeacher(options, folder, inputs, task, _CPU, WHERE)
+    teacher = HuggingFaceTeacher(options, folder, inputs, task, _CPU, where)
     classes, size_bytes = teacher.num_classes, teacher.size_bytes
     details = _details(options.source, digest, classes, teacher.parameters, size_bytes)
     return details | teacher.facts
@@ -207,7 +195,8 @@ def _torch_teacher(
     inputs: tuple[InputSpec, ...],
     device: torch.device,
     url: str,
+    where: str,
 ) -> tuple[Teacher, int]:
-    model = load_module(options.target, options.arguments, WHERE)
+    model = load_module(options.target, options.arguments, where)
     load_weights(model, content, url)
-    return TorchTeacher(model, inputs, device, WHERE), num_parameters(model)
+    return TorchTeacher(model, inputs, device, where), num_parameters(model)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field, model_validator
 
 from storage.identity import Json
-from storage.options import Options, built
+from storage.options import Options
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.model_options import ModelOptions, Target
 from tasks.onnx_options import OnnxTeacherOptions
-from tasks.options import TrainingOptions
+from tasks.options import TEACHER, TrainingOptions
 
 
 class FitTeacherOptions(Options):
@@ -51,17 +54,79 @@ class TorchTeacherOptions(Options):
 
 ImportedTeacherOptions = TorchTeacherOptions | OnnxTeacherOptions | HuggingFaceTeacherOptions
 """A teacher that people bring."""
-TeacherOptions = FitTeacherOptions | ImportedTeacherOptions
-TEACHER_KINDS = ("fit", "torch", "onnx", "huggingface")
-PLANNED_TEACHER_KINDS = ("ensemble",)
+PlainTeacherOptions = FitTeacherOptions | ImportedTeacherOptions
+"""One teacher by itself, which may be a member of several."""
 
 
-def _kind_is_built(value: Any) -> Any:
-    if isinstance(value, dict):
-        built(*TEACHER_KINDS, planned=PLANNED_TEACHER_KINDS)(value.get("kind"))
-    return value
+class Mix(StrEnum):
+    """What is averaged over several teachers."""
+
+    PROBABILITIES = "probabilities"
+    """The mean of the members' softmax at T=1: a class has mass where any member gives it some."""
+    LOGITS = "logits"
+    """The mean of the members' logits: a class that one member masks with -inf is masked."""
 
 
-TeacherChoice = Annotated[
-    Annotated[TeacherOptions, Field(discriminator="kind")], BeforeValidator(_kind_is_built)
-]
+class MemberOptions(Options):
+    """One of several teachers."""
+
+    teacher: Annotated[PlainTeacherOptions, Field(discriminator="kind")]
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Weights are relative: only their ratio counts."""
+
+
+class EnsembleTeacherOptions(Options):
+    """Several teachers over the same inputs and classes, mixed before anything is kept."""
+
+    kind: Literal["ensemble"]
+    members: Annotated[tuple[MemberOptions, ...], Field(min_length=2)]
+    mix: Mix = Mix.PROBABILITIES
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> Self:
+        for place, member in enumerate(self.members):
+            for earlier, other in enumerate(self.members[:place]):
+                if member.teacher == other.teacher:
+                    raise ValueError(
+                        f"members holds one teacher twice, as {earlier} and {place}; give it the "
+                        "sum of their weights"
+                    )
+        return self
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weights, summing to 1."""
+        total = math.fsum(member.weight for member in self.members)
+        return tuple(member.weight / total for member in self.members)
+
+    def identity(self) -> Json:
+        """What decides the logits, but for the content of weights."""
+        return {
+            "kind": self.kind,
+            "mix": self.mix.value,
+            "members": by_place(
+                {"share": share, "teacher": member.teacher.identity()}
+                for share, member in zip(self.shares, self.members, strict=True)
+            ),
+        }
+
+
+def by_place(entries: Iterable[Json]) -> dict[str, Json]:
+    """Entries by their places as words, so that differences of two such lists can be named."""
+    return {str(place): entry for place, entry in enumerate(entries)}
+
+
+TeacherOptions = PlainTeacherOptions | EnsembleTeacherOptions
+TeacherChoice = Annotated[TeacherOptions, Field(discriminator="kind")]
+
+
+def plain_teachers(options: TeacherOptions) -> tuple[PlainTeacherOptions, ...]:
+    """The teachers that have weights: the members of several, or the one itself."""
+    if isinstance(options, EnsembleTeacherOptions):
+        return tuple(member.teacher for member in options.members)
+    return (options,)
+
+
+def member_place(place: int) -> str:
+    """The field of the recipe that says a member of several teachers, for messages."""
+    return f"{TEACHER}.members.{place}.teacher"

@@ -245,7 +245,15 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("labels.on_bad_sample=skip", ["labels.on_bad_sample", "'fail' or 'quarantine'"]),
         ("labels.max_bad=2", ["labels.max_bad", "less than or equal to 1"]),
         ("teacher={kind: huggingface}", ["teacher.model: expected a value, it is missing"]),
-        ("teacher.kind=ensemble", ["teacher", "'ensemble' is not built yet"]),
+        (
+            "teacher={kind: ensemble, members: [{teacher: {kind: onnx, path: a.onnx}}]}",
+            ["teacher.members: expected at least 2 items"],
+        ),
+        (
+            "teacher={kind: ensemble, members: [{teacher: {kind: onnx, path: a}}, "
+            "{teacher: {kind: ensemble}}]}",
+            ["teacher.members.1.teacher.kind: expected one of", "'onnx'", "got 'ensemble'"],
+        ),
         ("execution.runner=process", ["execution.runner: 'process' is not built yet", "local"]),
         ("execution.runner=dask", ["execution.runner: 'dask' is not built yet"]),
         ("execution.runner=ray", ["execution.runner: 'ray' is not built yet"]),

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import DataError
+from storage.errors import DataError, RecipeError
 from storage.options import Codec, DataOptions, KeptSetOptions, LabelOptions, SplitOptions
 from tasks import intents
 from tasks.model_options import MlpOptions
 from tasks.options import EvaluationOptions, LossOptions, StudentOptions, TrainingOptions
-from tasks.teacher_options import FitTeacherOptions, OnnxTeacherOptions, TorchTeacherOptions
+from tasks.teacher_options import (
+    EnsembleTeacherOptions,
+    FitTeacherOptions,
+    OnnxTeacherOptions,
+    TorchTeacherOptions,
+)
 from tests.tasks.toy import numbered_corpus
 
 DATA = DataOptions(
@@ -134,6 +139,58 @@ def test_an_imported_teacher_is_named_by_its_weights():
     assert intents.imported_teacher(TORCH, "cd" * 32).fingerprint != one
     other = changed(TORCH, arguments={"size": 3})
     assert intents.imported_teacher(other, "ab" * 32).fingerprint != one
+
+
+def team(*members, **more):
+    said = [{"teacher": teacher, "weight": weight} for teacher, weight in members]
+    return EnsembleTeacherOptions(kind="ensemble", members=said, **more)
+
+
+def mixed(options, digests=("ab" * 32, "cd" * 32)):
+    members = [
+        intents.imported_teacher(member.teacher, digest)
+        for member, digest in zip(options.members, digests, strict=True)
+    ]
+    return intents.ensemble(options, members)
+
+
+def test_several_teachers_are_named_by_each_and_by_how_they_are_mixed():
+    one = mixed(team((TORCH, 1), (ONNX, 2))).fingerprint
+    moved = team((changed(TORCH, weights="/elsewhere"), 2), (ONNX, 4))
+    assert mixed(moved).fingerprint == one
+    others = [
+        mixed(team((TORCH, 1), (ONNX, 1))),
+        mixed(team((TORCH, 1), (ONNX, 2), mix="logits")),
+        mixed(team((TORCH, 1), (ONNX, 2)), ("ab" * 32, "ef" * 32)),
+        mixed(team((ONNX, 1), (TORCH, 2))),
+    ]
+    assert len({one, *(other.fingerprint for other in others)}) == 5
+
+
+def test_one_teacher_from_two_places_is_refused():
+    options = team((ONNX, 1), (changed(ONNX, path="copy.onnx"), 1))
+    with pytest.raises(RecipeError, match=r"teacher\.members: 0 and 1 have the same weights"):
+        mixed(options, ("ab" * 32, "ab" * 32))
+
+
+def test_a_label_set_of_several_teachers_knows_their_architectures_and_shares():
+    options = team((FIT, 1), (ONNX, 3))
+    assert intents.teacher_architecture(options) == {
+        "mix": "probabilities",
+        "members": {
+            "0": {"share": 0.25, "model": FIT.model.identity()},
+            "1": {"share": 0.75, "model": ONNX.identity()},
+        },
+    }
+
+
+def test_what_was_asked_for_names_the_weights_by_where_they_lie():
+    def asked(*members):
+        return intents.asked_teacher(team(*members))
+
+    assert asked((FIT, 1), (ONNX, 1)) == asked((FIT, 2), (ONNX, 2))
+    assert asked((FIT, 1), (ONNX, 1)) != asked((FIT, 1), (changed(ONNX, path="b.onnx"), 1))
+    assert asked((FIT, 1), (ONNX, 1)) != asked((FIT, 1), (ONNX, 2))
 
 
 def test_where_an_imported_teacher_lies_is_relative_to_the_recipe():

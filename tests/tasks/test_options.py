@@ -69,11 +69,6 @@ def test_a_planned_loss_is_refused_as_not_built(name):
     refused(lambda: LossOptions(soft=name), f"'{name}' is not built yet; there is: forward_kl")
 
 
-@pytest.mark.parametrize("name", ["ensemble"])
-def test_a_planned_teacher_is_refused_as_not_built(name):
-    refused(lambda: TEACHER.validate_python({"kind": name}), "is not built yet; there is: fit, ")
-
-
 @pytest.mark.parametrize(
     "said",
     [
@@ -173,3 +168,33 @@ def test_importing_it_loads_nothing_heavy(module):
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def team(*members, **more):
+    return TEACHER.validate_python({"kind": "ensemble", "members": list(members), **more})
+
+
+ONE = {"teacher": {"kind": "onnx", "path": "a.onnx"}}
+OTHER = {"teacher": {"kind": "onnx", "path": "b.onnx"}, "weight": 3.0}
+
+
+def test_the_weights_of_several_teachers_are_relative():
+    assert team(ONE, OTHER).shares == (0.25, 0.75)
+    twice = team(ONE | {"weight": 2.0}, OTHER | {"weight": 6.0})
+    assert twice.identity() == team(ONE, OTHER).identity()
+    assert team(ONE, OTHER | {"weight": 1.0}).identity() != team(ONE, OTHER).identity()
+    assert team(ONE, OTHER, mix="logits").identity() != team(ONE, OTHER).identity()
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([ONE], ("members", "at least 2")),
+        ([ONE, OTHER, ONE | {"weight": 2.0}], ("one teacher twice, as 0 and 2", "sum of their")),
+        ([ONE, OTHER | {"weight": 0}], ("weight", "greater than 0")),
+        ([ONE, {"teacher": {"kind": "ensemble", "members": [ONE, OTHER]}}], ("ensemble",)),
+        ([ONE, {"kind": "onnx", "path": "b.onnx"}], ("teacher",)),
+    ],
+)
+def test_wrong_members_are_refused(members, words):
+    refused(lambda: team(*members), *words)
