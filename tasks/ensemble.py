@@ -90,6 +90,8 @@ def ensemble_details(
 def _shared_facts(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the members that know the names of classes, or a sampling rate, agree on.
 
+    Other names for the same classes are nobody's mistake; the same names in another order are one.
+
     Raises:
         ModelError: a class has one number in one member and another in another.
     """
@@ -97,17 +99,20 @@ def _shared_facts(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for place, member in enumerate(members):
         for fact in ("class_names", "sampling_rate"):
             known = member.get(fact)
-            if known is not None and found.setdefault(fact, known) != known:
+            clash = None if known is None else _clash(found.setdefault(fact, known), known)
+            if clash is not None:
                 raise ModelError(
-                    f"{member_place(place)}: its {fact.replace('_', ' ')} are not those of the "
-                    f"members before it: {_difference(found[fact], known)}; mix teachers of the "
-                    "same classes and inputs"
+                    f"{member_place(place)}: {clash}; mix teachers of the same classes and inputs"
                 )
     return found
 
 
-def _difference(first: Any, other: Any) -> str:
+def _clash(first: Any, other: Any) -> str | None:
     if not isinstance(first, Sequence):
-        return f"{first} and {other}"
-    place = next(place for place, (a, b) in enumerate(zip(first, other, strict=True)) if a != b)
-    return f"class {place} is {first[place]!r} and {other[place]!r}"
+        rates = f"its sampling rate is {other}, of those before it {first}"
+        return None if first == other else rates
+    places = {name: place for place, name in enumerate(first)}
+    for place, name in enumerate(other):
+        if places.get(name, place) != place:
+            return f"{name!r} is its class {place}, and {places[name]} of those before it"
+    return None
