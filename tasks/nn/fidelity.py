@@ -52,32 +52,28 @@ def fidelity_of(
     """
     above_PK = found.value_PK.double() - found.most_P.double()[:, None]
     rest_PT = found.rest_PT(temperatures)
-    most = found.num_classes - found.index_PK.shape[1]
-    num_others_P = (
-        torch.full_like(rest_PT[:, 0], most)
-        if kept_P is None
-        else (found.num_classes - kept_P).double()
-    )
+    kept = found.index_PK.shape[1] if kept_P is None else kept_P.double()
+    num_others_P = torch.zeros_like(rest_PT[:, 0]) + (found.num_classes - kept)
     log_p_TPK, retained, truncation = [], [], []
     for column, at in enumerate(temperatures):
-        weight_PK = (above_PK / at).exp()
         rest_P = rest_PT[:, column].exp()
-        kept_mass_P = weight_PK.sum(dim=1)
+        kept_mass_P = (above_PK / at).exp().sum(dim=1)
         total_P = kept_mass_P + rest_P
         retained.append(kept_mass_P / total_P)
         place = found.temperatures.index(at)
-        uneven_P = _unevenness_of(found.others, place, at, num_others_P)
-        truncation.append(rest_P / total_P * uneven_P)
+        truncation.append(rest_P / total_P * _unevenness(found.others, place, at, num_others_P))
         log_p_TPK.append(above_PK / at - total_P.log()[:, None])
     effective_PT = None
     if found.count_PK is not None and drawn_at is not None:
         log_drawn_PK = log_p_TPK[list(temperatures).index(drawn_at)]
         effective = [_effective(log_p_PK, log_drawn_PK, found.count_PK) for log_p_PK in log_p_TPK]
         effective_PT = torch.stack(effective, dim=1)
-    return Fidelity(torch.stack(retained, dim=1), torch.stack(truncation, dim=1), effective_PT)
+    dtype = found.most_P.dtype
+    retained_PT = torch.stack(retained, dim=1).to(dtype)
+    return Fidelity(retained_PT, torch.stack(truncation, dim=1).to(dtype), effective_PT)
 
 
-def _unevenness_of(others: Others, place: int, temperature: float, num_others_P: Tensor) -> Tensor:
+def _unevenness(others: Others, place: int, temperature: float, num_others_P: Tensor) -> Tensor:
     """KL of the softmax among the others against their even distribution; [P]."""
     mass_P = others.mass_PT[:, place].double()
     moment_P = others.moment_PT[:, place].double() / temperature
