@@ -61,7 +61,8 @@ def fit_teacher(
     figures: dict[str, Any] = {}
     if validation is not None:
         batch_size = options.training.batch_size
-        figures["validation"] = hard_figures(fitted.model, validation, batch_size, device)
+        found = hard_figures(fitted.model, validation, batch_size, device)
+        figures = {"validation": found} if found["positions"] else {}
     card = publish(
         store,
         layout.TEACHERS,

@@ -47,23 +47,28 @@ def two(workspace):
     return workspace
 
 
-def mixture():
+def softmax(logits_NC):
+    odds_NC = np.exp(logits_NC - logits_NC.max(axis=1, keepdims=True))
+    return odds_NC / odds_NC.sum(axis=1, keepdims=True)
+
+
+def mixture(mix):
     """The float64 mixture of the two, for all 120 points."""
     x = np.stack(blobs()["x"])
     total = 0.0
     for name, weight in WEIGHTS.items():
         with torch.no_grad():
-            logits = model_of(name)(torch.from_numpy(x)).double().numpy()
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        total = total + weight / 4 * odds / odds.sum(axis=1, keepdims=True)
-    return total
+            logits_NC = model_of(name)(torch.from_numpy(x)).double().numpy()
+        total = total + weight / 4 * (logits_NC if mix == "logits" else softmax(logits_NC))
+    return softmax(total) if mix == "logits" else total
 
 
-def test_two_teachers_are_stored_as_their_mixture(two):
-    stages = two.run()
+@pytest.mark.parametrize("mix", ["probabilities", "logits"])
+def test_two_teachers_are_stored_as_their_mixture(two, mix):
+    stages = two.run(overrides=[f"teacher.mix={mix}"])
     assert {stage["status"] for stage in stages.values() if "status" in stage} == {"completed"}
     labels = LabelSet.open(stages["label"]["url"])
-    expected_NC = mixture()
+    expected_NC = mixture(mix)
     start = 0
     for split in SPLITS:
         names = [name for name in labels.columns(split) if name in COLUMNS]
@@ -98,6 +103,24 @@ def test_each_member_has_a_card_and_the_whole_lists_them(two):
         card["fingerprint"]: card["details"]["weights_digest"] for card in known.values()
     }
     assert two.run(stages=["teacher"])["teacher"]["status"] == "cached"
+
+
+def test_inspect_shows_the_members(two, command):
+    url = two.run(stages=["teacher"])["teacher"]["url"]
+    said = command("inspect", url, "--json")
+    assert said.code == 0
+    assert len(said.json["members"]) == 2
+    assert command("inspect", url).code == 0
+
+
+def test_the_card_of_a_fitted_member_says_how_well_it_does(workspace):
+    brought_too = brought(workspace.folder, "one")
+    workspace.write_recipe(blobs_recipe(teacher=ensemble((FIT, 1), (brought_too, 1))))
+    workspace.run(stages=["teacher"])
+    figures = cards(workspace)["fitted here"]["details"]["validation"]
+    assert figures["positions"] == SPLITS["validation"]
+    assert figures["accuracy"] > 0.9
+    assert 0 < figures["nll"] < 0.6
 
 
 def test_only_what_is_missing_is_made_again(workspace):
