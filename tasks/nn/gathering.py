@@ -24,7 +24,7 @@ from tasks.nn.others import Scratch, sum_others
 STATISTICS = ("max_logit", "logit_mean", "logit_std", "squares")
 _GROUP_ELEMENTS = 1 << 20
 _CACHED_ELEMENTS = 1 << 18
-_DEVICE_ELEMENTS = 1 << 25
+_DEVICE_ELEMENTS = 1 << 24
 
 
 def rows_of_group(logit_PC: Tensor, positions: int) -> int:

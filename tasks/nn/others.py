@@ -7,7 +7,7 @@ vanishes however peaked the teacher is.
 
 One exponential a class serves all temperatures that are powers of two of each other: that of the
 largest is squared, which adds its relative error of 2^-23 to itself, 16 times at most. `exp2` is
-used for its speed: measured at a third of the time of `exp` on a CPU with AVX-512.
+used for its speed: a fifth of the time of `exp` on a CPU with AVX-512.
 
 Rows of scratch are a multiple of 32 classes wide, so that no class is computed by the scalar code
 of a loop's end: a position's numbers do not depend on its place in the block.

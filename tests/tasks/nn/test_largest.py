@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.nn.largest import Candidates
+from tasks.nn.largest import _PLACES, Candidates, _keys
 from tasks.nn.largest import largest as largest_with
 
 NUMBERS = np.array([-np.inf, -1e30, -3.0, -0.0, 0.0, 1.0, 2.5, 1e30], np.float64)
@@ -50,6 +50,15 @@ def test_all_of_them(classes):
 def test_rows_may_be_strided():
     wide_PC = torch.randn(3, 900)
     assert torch.equal(largest(wide_PC[:, :700], 5)[1], largest(wide_PC[:, :700].clone(), 5)[1])
+
+
+def test_no_two_keys_are_equal_so_any_way_of_finding_the_lowest_will_do():
+    """That of other devices is `torch.topk`."""
+    logit_PC = torch.randint(-3, 4, (8, 60)).float()
+    room = Candidates.of(8, 60, 9, logit_PC)
+    key_PM = _keys(logit_PC, room)
+    place_PK = key_PM.topk(9, dim=1, largest=False).values & _PLACES
+    assert torch.equal(place_PK, largest(logit_PC, 9)[1])
 
 
 @pytest.mark.gpu

@@ -156,3 +156,25 @@ def test_each_temperature_is_in_one_chain_of_halves(temperatures):
         at = [temperatures[place] for place in chain]
         assert at == sorted(at, reverse=True)
         assert all(np.log2(at[0] / other) % 1 == 0 and at[0] / other <= 16 for other in at)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("selection", SELECTIONS, ids=lambda s: f"{s.keep}-{s.k}")
+def test_cuda_gives_the_numbers_of_the_cpu(selection):
+    logit_PC = logits(30, 5000)
+    label_P = torch.arange(30)
+    keys_P = position_keys(["a"], np.array([30]), 0)
+    cpu, cuda = (
+        reduced(some, label_P, selection, TEMPERATURES, keys_P=keys_P, statistics=True)
+        for some in (logit_PC, logit_PC.cuda())
+    )
+    assert torch.equal(cpu.kept.index_PK, cuda.kept.index_PK.cpu())
+    assert torch.equal(cpu.best_R, cuda.best_R.cpu())
+    for ours, theirs in (
+        (cpu.kept.logit_PK, cuda.kept.logit_PK),
+        (cpu.kept.rest_PT, cuda.kept.rest_PT),
+        (cpu.kept.label_logit_P, cuda.kept.label_logit_P),
+        (cpu.fidelity.retained_PT, cuda.fidelity.retained_PT),
+        (cpu.fidelity.truncation_PT, cuda.fidelity.truncation_PT),
+    ):
+        torch.testing.assert_close(ours, theirs.cpu(), rtol=1e-5, atol=1e-5)
