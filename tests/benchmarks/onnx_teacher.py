@@ -49,6 +49,8 @@ def _magika() -> list[Figure]:
     content = MODEL.read_bytes()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
+    # As the teacher's: beside other work, threads that spin would make the bare run slower.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     bare = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
     reduction = Reduction(top_k(K), TEMPERATURES, len(CLASSES))
     teachers = [_teacher(content, BYTES, way) for way in _WAYS]
