@@ -74,7 +74,7 @@ class OnnxTeacherOptions(Options):
     """What of ONNX Runtime computes; `auto` goes by `execution.device`, and never is TensorRT."""
     reduce: Literal["auto", "graph", "torch"] = "auto"
     """Where kept entries and the rest are computed: by nodes appended to the graph, or by torch
-    from its logits. `auto` is the graph on CUDA and of small models, else torch."""
+    from its logits. `auto` is the graph on CUDA, torch on the CPU."""
     cuda: CudaOptions = CudaOptions()
     tensorrt: TensorRtOptions | None = None
 

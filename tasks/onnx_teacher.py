@@ -34,10 +34,6 @@ from tasks.onnx_session import Session, providers_of
 
 _SOFTMAX_TOLERANCE = 1e-3
 _IN_GRAPH = (Keep.TOP_K, Keep.ALL)
-# On the CPU a graph needs three more matrices of logits, and the model is loaded twice. It is worth
-# it for small models, where threads that torch wakes in between would be felt.
-_FEW_CLASSES = 4096
-_SMALL_BYTES = 64 << 20
 DEFAULTS = OnnxTeacherOptions(kind="onnx", path="teacher.onnx")
 
 
@@ -209,10 +205,7 @@ class OnnxTeacher:
         wanted = self._options.reduce
         if self._inputs.fixed_batch is not None or self._options.tensorrt is not None:
             return False
-        if wanted != "auto":
-            return wanted == "graph"
-        is_small = self.num_classes <= _FEW_CLASSES and len(self._content.model) <= _SMALL_BYTES
-        return is_small or self._session.device.type == "cuda"
+        return wanted == "graph" or (wanted == "auto" and self._session.device.type == "cuda")
 
     def _appended(self, layout: Layout) -> bool:
         """Load the graph with its reduction, unless it is there; whether that can be."""

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from storage.options import Keep, Selection
 from storage.spec import InputSpec
@@ -195,26 +195,11 @@ def test_other_precisions(kind):
     check(teacher, (x,), Reduction(top_k(2), TEMPERATURES, 4), torch.arange(5) % 4)
 
 
-def wide(num_classes):
-    weight = numpy_helper.from_array(np.zeros((3, num_classes), np.float32), "weight")
-    step = helper.make_node("MatMul", ["x", "weight"], ["out"])
-    return chain(step, shape=("B", 3), initializers=(weight,))
-
-
-@pytest.mark.parametrize(
-    ("said", "num_classes", "in_graph"),
-    [
-        ("auto", 4, True),
-        ("torch", 4, False),
-        ("auto", 5000, False),
-        ("graph", 5000, True),
-    ],
-)
-def test_small_models_reduce_in_the_graph_unless_it_is_said(said, num_classes, in_graph):
-    teacher = OnnxTeacher(wide(num_classes), (VECTOR,), CPU, options(reduce=said))
+@pytest.mark.parametrize(("said", "in_graph"), [("auto", False), ("torch", False), ("graph", True)])
+def test_on_the_cpu_a_graph_reduces_where_it_is_said(mlp_onnx, said, in_graph):
+    teacher = OnnxTeacher(mlp_onnx, (VECTOR,), CPU, options(reduce=said))
     real_P = torch.ones(2, dtype=torch.bool)
-    reduction = Reduction(top_k(2), (1.0,), num_classes)
-    found = teacher.reduced((torch.zeros(2, 3),), real_P, None, reduction)
+    found = teacher.reduced((torch.zeros(2, 3),), real_P, None, Reduction(top_k(2), (1.0,), 4))
     assert (found is not None) == in_graph
 
 
