@@ -31,6 +31,28 @@ def texts() -> dict[str, Any]:
     return {"tokens": tokens, "label": label, "split": ["train"] * 40 + ["test"] * 20}
 
 
+def counting() -> dict[str, Any]:
+    """Blocks of 4 to 7 tokens that count up modulo 7, tagged modulo 3; 7 in validation."""
+    lengths = [4 + n % 4 for n in range(28)] + [7] * 5 + [5 + n % 3 for n in range(7)]
+    blocks = [[(first + place) % 7 for place in range(n)] for first, n in enumerate(lengths)]
+    return {
+        "tokens": blocks,
+        "tag": [[token % 3 for token in block] for block in blocks],
+        "split": ["train"] * 28 + ["validation"] * 5 + ["test"] * 7,
+    }
+
+
+def small_files() -> dict[str, Any]:
+    """The first 24 bytes of files whose kind their first 4 bytes say; 256 fills short ones up."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(120) % 3
+    content = rng.integers(0, 4, (120, 24)).astype(np.int16)
+    content[:, :4] = np.array([[37, 80, 68, 70], [80, 75, 3, 4], [127, 69, 76, 70]])[kind]
+    content[np.arange(24) >= rng.integers(8, 25, 120)[:, None]] = 256
+    split = ["train"] * 90 + ["validation"] * 15 + ["test"] * 15
+    return {"bytes": list(content), "kind": kind, "split": split}
+
+
 def broken_data() -> dict[str, Any]:
     raise OSError("the archive\nis gone")
 
