@@ -27,7 +27,7 @@ from tests.storage.test_positions import softmax
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MAKE_TARGETS = ("demo", "test")
+MAKE_TARGETS = ("demo", "demo-magika", "demo-smollm2", "test")
 
 
 def blocks(language: str) -> list[str]:
@@ -100,7 +100,9 @@ def test_the_make_targets_of_the_readme_exist():
     named = [command.split()[1] for command in commands() if command.startswith("make ")]
     assert sorted(named) == sorted(MAKE_TARGETS)
     makefile = (ROOT / "Makefile").read_text()
-    assert all(f"\n{target}: install\n" in makefile for target in named)
+    for target in named:
+        needs = "$(MODELS)" if target.startswith("demo-") else "install"
+        assert f"\n{target}: {needs}\n" in makefile
 
 
 def test_every_file_that_the_readme_links_to_exists():
