@@ -93,9 +93,13 @@ def prepared_by_folder(
     try:
         with quiet():
             if main == PIXELS:
-                processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+                processor = transformers.AutoImageProcessor.from_pretrained(
+                    folder, backend="pil", trust_remote_code=False
+                )
             else:
-                processor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+                processor = transformers.AutoFeatureExtractor.from_pretrained(
+                    folder, trust_remote_code=False
+                )
     except Exception as error:
         raise ModelError(f"{where}: {folder / PROCESSOR}: {one_line(error)}") from error
     made = _images(processor, config) if main == PIXELS else _sounds(processor, config, main)

@@ -12,7 +12,8 @@ from torch import Tensor
 from storage.errors import ModelError, one_line
 from storage.options import Task
 from storage.spec import InputSpec
-from tasks.huggingface_models import class_names_of, load_teacher_module, num_outputs
+from tasks.huggingface_heads import class_names_of, num_outputs
+from tasks.huggingface_models import load_teacher_module
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.huggingface_preparation import IDS
 from tasks.nn.batch import by_position

@@ -62,7 +62,8 @@ def load_tokenizer(
     try:
         with quiet():
             kind = getattr(transformers, name or "AutoTokenizer")
-            tokenizer = kind.from_pretrained(source, local_files_only=True)
+            said = {} if name else {"trust_remote_code": False}
+            tokenizer = kind.from_pretrained(source, local_files_only=True, **said)
     except Exception as error:
         raise _no_tokenizer(source, error, where) from error
     return tokenizer
