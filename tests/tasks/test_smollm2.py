@@ -21,8 +21,9 @@ from tests.tasks.toy import label_set
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 IDS = InputSpec(name="input_ids", dtype="int64", shape=None)
-LENGTHS = (512, 301, 512, 64, 512, 130)
-"""2,031 positions, in blocks of several lengths that pad each other."""
+LENGTHS = (512,) * 4
+"""2,048 positions. Each block is a batch by itself, for the teacher and for the reference: other
+shapes give other float32 rounding in the model (1e-5 of a logit), which is not that of labels."""
 TEMPERATURES = (2.0, 1.0, 4.0)
 K = 64
 
@@ -51,7 +52,7 @@ def test_stored_labels_are_the_softmax_of_the_full_logits(store, monkeypatch, ca
     }
     corpus = MemoryCorpus(CorpusForm(Task.CAUSAL_LM, (IDS,), False, ("train",)), {"train": rows})
     options = LabelOptions(
-        k=K, codec=Codec.FLOAT32, temperature=2.0, temperatures=TEMPERATURES[1:], batch_size=2,
+        k=K, codec=Codec.FLOAT32, temperature=2.0, temperatures=TEMPERATURES[1:], batch_size=1,
         positions_per_shard=4096,
     )  # fmt: skip
     labels = label_set(store, corpus, teacher, options)
@@ -63,12 +64,13 @@ def test_stored_labels_are_the_softmax_of_the_full_logits(store, monkeypatch, ca
         np.testing.assert_allclose(np.sort(z[index_NK[place]]), largest, rtol=0, atol=1e-4)
         shifted = z - z.max()
         np.testing.assert_allclose(
-            logit_NK[place], shifted[index_NK[place]] / TEMPERATURES[0], rtol=1e-5, atol=2e-5
+            logit_NK[place], shifted[index_NK[place]] / TEMPERATURES[0], rtol=0, atol=1e-5
         )
         left = np.delete(shifted, index_NK[place])
         for column, at in enumerate(TEMPERATURES):
             expected = np.logaddexp.reduce(left / at)
-            assert abs(rest_NT[place, column] - expected) < 2e-5, (place, at)
+            gap = abs(rest_NT[place, column] - expected)
+            assert gap <= 1e-5 * max(1.0, abs(expected)), (place, at)
     labels.close()
 
 
