@@ -1,0 +1,79 @@
+"""Hugging Face models in the trainer: they learn, and a run that was stopped ends in the same bits.
+
+BERT's dropout draws at every step.
+"""
+
+import pytest
+import torch
+
+from storage.files import Folder
+from storage.options import Task
+from tasks.fit import FitJob, fit
+from tasks.huggingface_options import HuggingFaceModelOptions
+from tasks.options import LossOptions, TrainingOptions
+from tasks.stream import CorpusSource
+from tests.tasks.hf_models import BERT, save_model
+from tests.tasks.interruption import assert_interrupted_equals_uninterrupted
+from tests.tasks.test_fit import interrupted, outcome
+from tests.tasks.toy import ATTENTION, TOKENS, text_corpus
+
+CPU = torch.device("cpu")
+TRAINING = TrainingOptions(epochs=2, batch_size=8, learning_rate=0.01, checkpoint_seconds=0)
+TEXTS = [[(7 * place + at) % 6 + 1 for at in range(place % 5 + 1)] for place in range(30)]
+SMALL = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+}
+
+
+def job(folder, **changes):
+    said = {"kind": "huggingface", "model": "bert", "config": SMALL} | changes
+    return FitJob(
+        title="student toy",
+        where="students.toy",
+        model=HuggingFaceModelOptions(**said),
+        loss=LossOptions(soft_weight=0.0),
+        training=TRAINING,
+        inputs=(TOKENS, ATTENTION),
+        num_classes=3,
+        task=Task.CLASSIFICATION,
+        recipe_folder=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config": {**SMALL, "hidden_dropout_prob": 0.3, "vocab_size": 8}},
+        {"model": "llama", "config": {**SMALL, "vocab_size": 8}},
+        {"model": "saved", "pretrained": True, "config": {}},
+    ],
+)
+def test_interrupted_equals_uninterrupted(tmp_path, changes):
+    save_model(tmp_path / "saved", "BertForMaskedLM", **BERT)
+    source = CorpusSource(text_corpus(TEXTS), "train")
+    folders = iter(range(100))
+
+    def run(stops):
+        folder = Folder.open(tmp_path / f"run-{next(folders)}")
+        return outcome(interrupted(job(tmp_path, **changes), (source, None), folder, stops))
+
+    assert_interrupted_equals_uninterrupted(run, [(1,), (4,), (3, 6)])
+
+
+def test_a_pretrained_model_learns(tmp_path):
+    save_model(tmp_path / "saved", "BertForMaskedLM", **BERT)
+    source = CorpusSource(text_corpus(TEXTS), "train")
+    the_job = job(tmp_path, model="saved", pretrained=True, config={})
+    long = TRAINING.model_copy(update={"epochs": 20})
+    fitted = fit(
+        FitJob(**{**vars(the_job), "training": long}),
+        source,
+        None,
+        Folder.open(tmp_path / "f"),
+        CPU,
+    )
+    losses = [row["loss"] for row in fitted.history]
+    assert losses[-1] < 0.3 < losses[0]
