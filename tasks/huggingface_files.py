@@ -18,6 +18,7 @@ from typing import Any
 from storage.errors import ModelError, one_line
 from storage.files import Folder
 from storage.identity import fingerprint
+from storage.places import is_shipped, locate
 from storage.sources import digest_of_source
 from tasks.huggingface_library import library, quiet
 
@@ -42,7 +43,7 @@ def local_folder(
     """The folder that holds a model: the user's own, or the hub's copy on this machine.
 
     Args:
-        model: a folder, relative to `folder`, or a name on the hub.
+        model: a folder, relative to `folder` or in a package (`package://`), or a name on the hub.
         folder: the recipe's.
         where: the field of the recipe, for messages.
         revision: of a name on the hub: a branch, tag or commit.
@@ -52,12 +53,12 @@ def local_folder(
     Raises:
         ModelError: there is no such folder and no such name.
     """
-    local = folder / Path(model).expanduser()
+    local = Path(locate(model)) if is_shipped(model) else folder / Path(model).expanduser()
     if local.is_dir():
         if revision is not None:
             raise ModelError(f"{where}.revision: {local} is a folder, which has no revisions")
         return local.resolve()
-    if model.startswith(_PATHLIKE) or model.count("/") > 1 or local.exists():
+    if is_shipped(model) or model.startswith(_PATHLIKE) or model.count("/") > 1 or local.exists():
         raise ModelError(
             f"{where}.model: there is no folder {local}; expected one, or a name on the hub"
         )

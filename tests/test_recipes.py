@@ -84,4 +84,4 @@ def test_each_recipe_runs(name, clothes, tmp_path):
         figures = report["models"][student]["splits"]["test"]
         assert figures["agreement"]["value"] > 0
     if name == "smollm2":
-        assert report["models"]["teacher"]["splits"]["test"]["perplexity"] > 1
+        assert report["models"]["teacher"]["splits"]["test"]["perplexity"]["value"] > 1
