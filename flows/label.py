@@ -95,10 +95,10 @@ def _record(labels: LabelSet, counts: Counts, status: str) -> dict[str, Any]:
 def _speed(counts: Counts) -> dict[str, Any]:
     """How fast labelling was, and where the time went; nothing where nothing was made."""
     effort = counts.effort
-    if counts.first_shard_seconds is None:
+    if effort.first_commit is None:
         return {}
     return {
-        "first_shard_seconds": round(counts.first_shard_seconds, 3),
+        "first_shard_seconds": round(effort.first_commit - counts.started, 3),
         "load_seconds": round(effort.load_seconds, 3),
         "batch_size": counts.batch_size,
         "positions_per_second": round(counts.positions / (time.monotonic() - counts.started), 3),

@@ -42,14 +42,11 @@ class Counts:
     positions: int = 0
     bytes: int = 0
     batch_size: int | None = None
-    first_shard_seconds: float | None = None
     effort: Effort = field(default_factory=Effort)
     started: float = field(default_factory=time.monotonic)
 
     def add(self, record: ShardRecord) -> None:
         """A shard was committed."""
-        if self.first_shard_seconds is None:
-            self.first_shard_seconds = time.monotonic() - self.started
         self.shards_written += 1
         self.positions += record.positions
         self.bytes += record.size_bytes

@@ -42,6 +42,8 @@ class Effort:
         self.tokens_computed = 0
         self.load_seconds = 0.0
         """What loading the teacher took; of several processes, the slowest."""
+        self.first_commit: float | None = None
+        """When the first shard was committed, by this machine's steady clock."""
         self._lock = threading.Lock()
 
     @contextmanager
@@ -57,6 +59,12 @@ class Effort:
         """Another so many seconds went into a step."""
         with self._lock:
             self.seconds[step] += seconds
+
+    def committed(self) -> None:
+        """A shard was committed."""
+        with self._lock:
+            if self.first_commit is None:
+                self.first_commit = time.monotonic()
 
     def count(self, positions: int, real: int, computed: int) -> None:
         """Another batch went through the teacher.
@@ -82,6 +90,8 @@ class Effort:
             self.tokens_real += other.tokens_real
             self.tokens_computed += other.tokens_computed
             self.load_seconds = max(self.load_seconds, other.load_seconds)
+            known = [at for at in (self.first_commit, other.first_commit) if at is not None]
+            self.first_commit = min(known, default=None)
 
     def take(self) -> Effort:
         """What was spent since the last time this was asked."""
@@ -94,6 +104,7 @@ class Effort:
                 tokens_real=self.tokens_real,
                 tokens_computed=self.tokens_computed,
                 load_seconds=self.load_seconds,
+                first_commit=self.first_commit,
             )
             self.seconds = dict.fromkeys(Step, 0.0)
             self.batches = self.positions = self.tokens_real = self.tokens_computed = 0

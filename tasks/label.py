@@ -233,7 +233,7 @@ def _through_teacher(
 ) -> Iterator[_Shard | None]:
     """The shards whose batches have all been through the teacher; None to commit what there is.
 
-    The results of a batch are waited for when the next one is under way.
+    What is on its way from a device is waited for when the next batch is under way.
     """
     before: tuple[_Work, Pending | None] | None = None
     for work in _timed(works, effort):
@@ -249,6 +249,9 @@ def _through_teacher(
         if before is not None:
             yield from _collect(job, *before, effort, on_batch)
         before = (work, pending)
+        if pending is None or pending.arrived is None:
+            yield from _collect(job, *before, effort, on_batch)
+            before = None
     if before is not None:
         yield from _collect(job, *before, effort, on_batch)
 
@@ -291,7 +294,9 @@ def _write(job: LabelJob, shard: _Shard, effort: Effort) -> ShardRecord:
             rows, fidelity = {}, {}
         encoded = encode_shard(plan, job.spec, rows, fidelity, bad, shard.halved)
     with effort.timed(Step.WRITE):
-        return commit_shard(job.folder, encoded)
+        record = commit_shard(job.folder, encoded)
+    effort.committed()
+    return record
 
 
 def _not_finite(shard: _Shard, labels: ShardLabels) -> list[BadSample]:
