@@ -19,6 +19,8 @@ BENCHMARKS = (
     "kept_set",
     "onnx_teacher",
     "augmenting",
+    "padding",
+    "label_stage",
 )
 
 
