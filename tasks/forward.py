@@ -9,9 +9,7 @@ Shape letters: B samples, P positions of a batch, R those of them that are there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,12 +22,11 @@ from storage.order import position_keys
 from storage.spec import LabelSetSpec
 from tasks.effort import Effort, Step
 from tasks.nn.batch import Batch
-from tasks.nn.positions import join
+from tasks.nn.positions import each_tensor, join
 from tasks.nn.reduction import Reduced, Reduction, reduce_logits
 from tasks.teachers import ReducingTeacher, Teacher
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory")
-Part = TypeVar("Part")
 
 
 def reduction_of(spec: LabelSetSpec, split: str) -> Reduction:
@@ -99,7 +96,7 @@ class Forward:
         self.halved += 1
         middle = -(-batch.num_samples // 2)
         halves = (batch.part(0, middle), batch.part(middle, batch.num_samples))
-        return join_reduced([self._within_memory(half, reduction) for half in halves])
+        return join([self._within_memory(half, reduction) for half in halves])
 
     def _reduce(self, batch: Batch, reduction: Reduction) -> Reduced:
         label_P = batch.label_P if self._spec.has_label else None
@@ -127,7 +124,7 @@ class Forward:
             self._copies = torch.cuda.Stream(reduced.bad_R.device)  # type: ignore[no-untyped-call]
         self._copies.wait_stream(torch.cuda.current_stream(reduced.bad_R.device))
         with torch.cuda.stream(self._copies):
-            copied = _each_tensor(reduced, self._copy)
+            copied = each_tensor(reduced, self._copy)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(self._copies)
         return Pending(copied, arrived)
@@ -148,37 +145,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def join_reduced(parts: Sequence[Reduced]) -> Reduced:
-    """The positions of several batches, one after the other."""
-    return Reduced(
-        join([part.kept for part in parts]),
-        join([part.fidelity for part in parts]),
-        torch.cat([part.bad_R for part in parts]),
-        torch.cat([part.best_R for part in parts]),
-    )
-
-
-def take_positions(reduced: Reduced, index_R: Tensor) -> Reduced:
-    """The positions at `index_R`, in that order."""
-    taken: Reduced = _each_tensor(reduced, lambda tensor: tensor[index_R])
-    return taken
-
-
-def _each_tensor(value: Any, change: Any) -> Any:
-    """A dataclass of tensors, nested or in mappings, with each of them changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _each_tensor(inner, change) for key, inner in value.items()}
-    if value is None:
-        return None
-    changed = {
-        field.name: _each_tensor(getattr(value, field.name), change) for field in fields(value)
-    }
-    return replace(value, **changed)
-
-
 def _keys(batch: Batch, seed: int) -> NDArray[np.uint64]:
     """The key of each position that is there."""
-    lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
-    return position_keys(batch.sample_ids, lengths_B, seed)
+    return position_keys(batch.sample_ids, batch.lengths_B.numpy(), seed)

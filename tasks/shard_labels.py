@@ -20,8 +20,8 @@ from storage.entries import level_scale
 from storage.options import Keep
 from storage.rows import Array, Column, Ragged, Rows, num_rows, take
 from storage.spec import LabelSetSpec
-from tasks.forward import join_reduced, take_positions
 from tasks.nn.fidelity import best_agrees, codec_kl, fidelity_record
+from tasks.nn.positions import join, some_rows
 from tasks.nn.reduction import Reduced
 
 NOT_FINITE = "the teacher's logits are NaN or infinite"
@@ -82,7 +82,7 @@ def assemble(
     if len(bad):
         good_B = ~np.isin(np.arange(num_rows(rows)), bad)
         good_R = torch.from_numpy(np.repeat(good_B, lengths_B))
-        reduced = take_positions(reduced, good_R.nonzero()[:, 0])
+        reduced = some_rows(reduced, good_R.nonzero()[:, 0])
         mask_R, lengths_B = mask_R[good_R], lengths_B[good_B]
         rows = take(rows, np.flatnonzero(good_B))
     columns = _columns(reduced, spec, split)
@@ -95,7 +95,7 @@ def _in_order(
     parts: Sequence[BatchLabels],
 ) -> tuple[Reduced, Tensor, NDArray[np.int64]]:
     """All positions in the order of the samples in their shard."""
-    reduced = join_reduced([part.reduced for part in parts])
+    reduced = join([part.reduced for part in parts])
     mask_R = torch.cat([part.mask_R for part in parts])
     lengths_B = np.concatenate([part.lengths_B for part in parts])
     order_B = np.concatenate([part.places for part in parts])
@@ -103,7 +103,7 @@ def _in_order(
         return reduced, mask_R, lengths_B
     back_B = np.argsort(order_B)
     index_R = torch.from_numpy(Ragged(np.arange(len(mask_R)), lengths_B).take(back_B).values_NW)
-    return take_positions(reduced, index_R), mask_R[index_R], lengths_B[back_B]
+    return some_rows(reduced, index_R), mask_R[index_R], lengths_B[back_B]
 
 
 def _columns(reduced: Reduced, spec: LabelSetSpec, split: str) -> list[tuple[str, Array]]:

@@ -51,6 +51,11 @@ class Batch:
         return len(self.sample_ids)
 
     @property
+    def lengths_B(self) -> Tensor:
+        """Positions of each sample that are there, int64."""
+        return self.real_P.reshape(self.num_samples, -1).sum(dim=1)
+
+    @property
     def present_PK(self) -> Tensor:
         """The entries that are kept classes with mass; the first one of each row always is."""
         present_PK = ~torch.isneginf(self.logit_PK)

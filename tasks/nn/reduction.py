@@ -74,16 +74,6 @@ class Reduced:
     bad_R: Tensor
     best_R: Tensor
 
-    def first(self, count: int) -> Reduced:
-        """Of the first `count` positions."""
-        rows = slice(count)
-        return Reduced(
-            some_rows(self.kept, rows),
-            some_rows(self.fidelity, rows),
-            self.bad_R[rows],
-            self.best_R[rows],
-        )
-
 
 def reduce_logits(
     logit_PC: Tensor,
@@ -134,7 +124,7 @@ def reduce_logits(
     else:
         read(iter(starts))
         made.append(conclude(found, reduction))
-    return made[0].first(count)
+    return some_rows(made[0], slice(count))
 
 
 def capture(

@@ -9,7 +9,8 @@ from storage.errors import ModelError
 from storage.options import Keep, KeptSetOptions, LabelOptions
 from storage.spec import spec_of
 from tasks.effort import Effort
-from tasks.forward import Forward, is_out_of_memory, take_positions
+from tasks.forward import Forward, is_out_of_memory
+from tasks.nn.positions import some_rows
 from tasks.stream import collate
 from tests.tasks.toy import TableTeacher, block_corpus, numbered_corpus, random_table
 
@@ -101,7 +102,7 @@ def test_positions_are_taken_from_everything():
     forward = Forward(TableTeacher(TABLE), spec(corpus, statistics=True), Effort())
     reduced = forward.run(collate(corpus.splits["train"], ()), "train").result()
     order = torch.tensor([4, 0, 8])
-    taken = take_positions(reduced, order)
+    taken = some_rows(reduced, order)
     for a, b in zip(tensors(reduced), tensors(taken), strict=True):
         assert torch.equal(a[order], b)
     for name, column in reduced.kept.statistics.items():
