@@ -95,21 +95,16 @@ class Workers:
             ModelError: the process died.
             SoftlabelError: whatever the teacher cannot do.
         """
-        worker = self._workers[0]
         longest = None if self._deadline is None else _PROBE_BATCHES * self._deadline
         while True:
+            worker = self._workers[0]
             if worker.ready and not worker.connection.poll(longest):
-                self._count_failure(None, worker, f"gave no sign for {longest:g} s")
-                self._replace(worker)
-                worker = self._workers[0]
+                self._restart(worker, f"gave no sign for {longest:g} s")
                 continue
             try:
                 name, content = worker.connection.recv()
             except (EOFError, OSError):
-                _end(worker)
-                self._count_failure(None, worker, _died(worker))
-                self._replace(worker)
-                worker = self._workers[0]
+                self._restart(worker, None)
                 continue
             if name == _FAILED:
                 raise content
