@@ -14,7 +14,8 @@ from storage.options import Selection
 from storage.rows import Rows, num_rows, take
 from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan, parquet_bytes, row_groups
-from tasks.label import label_rows, set_aside
+from tasks.label import label_rows
+from tasks.label_checks import set_aside
 from tasks.teachers import Teacher
 
 _MOST_POSITIONS = 512

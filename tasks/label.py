@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,17 +21,24 @@ import numpy as np
 
 from storage import layout, schema
 from storage.corpus import Corpus
-from storage.errors import DataError, ModelError, NotFiniteError, SoftlabelError
+from storage.errors import SoftlabelError
 from storage.files import Folder
 from storage.quarantine import BadSample
 from storage.records import Manifest, ShardRecord, write_record
-from storage.rows import Array, Column, Rows, lengths_of, num_rows, take, values_of
+from storage.rows import Array, Column, Rows, lengths_of, num_rows, take
 from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan, commit_shard, encode_shard
 from tasks.background import Ahead, Behind
 from tasks.batches import PlannedBatch, plan_batches
 from tasks.effort import Effort, Step
 from tasks.forward import Forward, Pending
+from tasks.label_checks import (
+    require_finite,
+    require_known_classes,
+    require_padding,
+    require_teacher,
+    set_aside,
+)
 from tasks.nn.batch import Batch
 from tasks.nn.fidelity import merge_fidelity
 from tasks.shard_labels import NOT_FINITE, BatchLabels, ShardLabels, assemble
@@ -39,8 +47,6 @@ from tasks.teachers import Teacher
 
 _BATCHES_AHEAD = 4
 _SHARDS_BEHIND = 1
-_NAMED_IDS = 3
-_NAMED_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def label_shards(
         ModelError: the teacher has another number of classes than the specification, or fails.
         DataError: a hard label is not among the teacher's classes, or a sample is bad.
     """
-    _require_teacher(teacher, job.spec)
+    require_teacher(teacher, job.spec)
     effort = effort or Effort()
     forward = Forward(teacher, job.spec, effort)
     records: list[ShardRecord] = []
@@ -171,18 +177,20 @@ def label_rows(
         NotFiniteError: a logit is NaN or infinite; the samples are named.
     """
     forward = Forward(teacher, spec, Effort())
-    augment = spec.augment_of(split)
     parts = []
     for planned in plan_batches(num_rows(rows), lengths_of(rows), batch_size):
-        some = take(rows, planned.places)
-        batch = collate(some, (), padded_length=planned.length, augment=augment)
-        part = _labels(planned, batch, forward.run(batch, split))
-        _require_padding(part, spec.num_classes)
-        if not quarantine:
-            _require_finite(part, rows)
-        parts.append(part)
+        batch = planned_batch(rows, planned, spec, split)
+        parts.append(
+            _labels(planned, batch, forward.run(batch, split), rows, spec, quarantine=quarantine)
+        )
     labels = assemble(rows, parts, spec, split)
     return labels.rows, labels.fidelity
+
+
+def planned_batch(rows: Rows, planned: PlannedBatch, spec: LabelSetSpec, split: str) -> Batch:
+    """The samples of a planned batch as the teacher gets them."""
+    some = take(rows, planned.places)
+    return collate(some, (), padded_length=planned.length, augment=spec.augment_of(split))
 
 
 def finish_label_set(
@@ -209,17 +217,15 @@ def _read(
             continue
         with effort.timed(Step.READ):
             rows = job.corpus.read(plan.split, plan.start, plan.start + plan.rows)
-            _require_known_classes(rows, job.spec)
+            require_known_classes(rows, job.spec)
             good, places, bad = set_aside(rows, plan.start, quarantine=job.quarantine)
             planned = plan_batches(len(places), lengths_of(good), job.batch_size)
             shard = _Shard(plan, good, places, bad, len(planned))
         if not planned:
             yield _Work(shard)
-        augment = job.spec.augment_of(plan.split)
         for entry in planned:
             with effort.timed(Step.READ):
-                some = take(good, entry.places)
-                batch = collate(some, (), padded_length=entry.length, augment=augment)
+                batch = planned_batch(good, entry, job.spec, plan.split)
                 batch = batch.pinned() if job.pinned else batch
             yield _Work(shard, entry, batch)
 
@@ -235,25 +241,21 @@ def _through_teacher(
 
     What is on its way from a device is waited for when the next batch is under way.
     """
-    before: tuple[_Work, Pending | None] | None = None
+    under_way: deque[tuple[_Work, Pending | None]] = deque()
     for work in _timed(works, effort):
+        waited_for = 0
+        if work is not None:
+            halved = forward.halved
+            pending = None if work.batch is None else forward.run(work.batch, work.shard.plan.split)
+            work.shard.halved += forward.halved - halved
+            under_way.append((work, pending))
+            waited_for = 1 if pending is not None and pending.arrived is not None else 0
+        while len(under_way) > waited_for:
+            yield from _collect(job, *under_way.popleft(), effort, on_batch)
         if work is None:
-            if before is not None:
-                yield from _collect(job, *before, effort, on_batch)
-            before = None
             yield None
-            continue
-        halved = forward.halved
-        pending = None if work.batch is None else forward.run(work.batch, work.shard.plan.split)
-        work.shard.halved += forward.halved - halved
-        if before is not None:
-            yield from _collect(job, *before, effort, on_batch)
-        before = (work, pending)
-        if pending is None or pending.arrived is None:
-            yield from _collect(job, *before, effort, on_batch)
-            before = None
-    if before is not None:
-        yield from _collect(job, *before, effort, on_batch)
+    while under_way:
+        yield from _collect(job, *under_way.popleft(), effort, on_batch)
 
 
 def _collect(
@@ -267,10 +269,9 @@ def _collect(
     shard = work.shard
     if work.batch is not None and work.planned is not None and pending is not None:
         with effort.timed(Step.COPY):
-            part = _labels(work.planned, work.batch, pending)
-        _require_padding(part, job.spec.num_classes)
-        if not job.quarantine:
-            _require_finite(part, shard.rows)
+            part = _labels(
+                work.planned, work.batch, pending, shard.rows, job.spec, quarantine=job.quarantine
+            )
         shard.parts.append(part)
         real, computed = _tokens(work.planned, shard.rows)
         effort.count(len(part.mask_R), real, computed)
@@ -315,9 +316,22 @@ def _timed(works: Iterable[_Work | None], effort: Effort) -> Iterator[_Work | No
         began = time.perf_counter()
 
 
-def _labels(planned: PlannedBatch, batch: Batch, pending: Pending) -> BatchLabels:
-    lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
-    return BatchLabels(planned.places, pending.result(), batch.mask_P[batch.real_P], lengths_B)
+def _labels(
+    planned: PlannedBatch,
+    batch: Batch,
+    pending: Pending,
+    rows: Rows,
+    spec: LabelSetSpec,
+    *,
+    quarantine: bool,
+) -> BatchLabels:
+    """What came out of a batch of `rows`, once it has arrived and was looked over."""
+    lengths_B = batch.lengths_B.numpy()
+    part = BatchLabels(planned.places, pending.result(), batch.mask_P[batch.real_P], lengths_B)
+    require_padding(part, spec.num_classes)
+    if not quarantine:
+        require_finite(part, rows)
+    return part
 
 
 def _tokens(planned: PlannedBatch, rows: Rows) -> tuple[int, int]:
@@ -326,86 +340,3 @@ def _tokens(planned: PlannedBatch, rows: Rows) -> tuple[int, int]:
     if lengths_B is None or planned.length is None:
         return len(planned.places), len(planned.places)
     return int(lengths_B[planned.places].sum()), len(planned.places) * planned.length
-
-
-def set_aside(rows: Rows, start: int, *, quarantine: bool) -> tuple[Rows, Array, list[BadSample]]:
-    """The samples that could be made, their places in the split, and those that could not.
-
-    Args:
-        rows: samples as a corpus gives them.
-        start: the place of the first one in its split.
-        quarantine: whether samples that could not be made may be left out.
-
-    Raises:
-        DataError: there are some, and they are not to be set aside.
-    """
-    places = np.arange(start, start + num_rows(rows))
-    if schema.BAD not in rows:
-        return rows, places, []
-    good = {name: column for name, column in rows.items() if name != schema.BAD}
-    reason_B = np.asarray(rows[schema.BAD])
-    bad_B = reason_B != ""
-    if not bad_B.any():
-        return good, places, []
-    ids = np.asarray(rows[schema.SAMPLE_ID])
-    bad = [BadSample(int(places[i]), str(ids[i]), str(reason_B[i])) for i in np.flatnonzero(bad_B)]
-    if not quarantine:
-        said = "; ".join(f"{sample.sample_id}: {sample.reason}" for sample in bad[:_NAMED_IDS])
-        more = "; ..." if len(bad) > _NAMED_IDS else ""
-        raise DataError(
-            f"data: {len(bad)} samples cannot be used: {said}{more}; mend them, leave them out, or "
-            "say labels.on_bad_sample: quarantine"
-        )
-    kept = np.flatnonzero(~bad_B)
-    return take(good, kept), places[kept], bad
-
-
-def _require_teacher(teacher: Teacher, spec: LabelSetSpec) -> None:
-    if teacher.num_classes != spec.teacher_classes:
-        raise ModelError(
-            f"teacher: it gives {teacher.num_classes} classes, {spec.teacher_classes} were "
-            "expected from data.classes and its card"
-        )
-
-
-def _require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
-    column = rows.get(schema.LABEL)
-    if column is None:
-        return
-    highest = int(values_of(column).max(initial=schema.NO_LABEL))
-    if highest >= spec.num_classes:
-        raise DataError(
-            f"data.label: there is a hard label {highest}, the teacher knows the classes 0 to "
-            f"{spec.num_classes - 1}"
-        )
-
-
-def _require_finite(part: BatchLabels, rows: Rows) -> None:
-    """Refuse logits that are NaN or +inf, or -inf throughout, naming the first samples."""
-    bad = part.bad_places()
-    if not len(bad):
-        return
-    ids = np.asarray(rows[schema.SAMPLE_ID])[bad]
-    named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
-    raise NotFiniteError(
-        f"{NOT_FINITE} in {len(ids)} samples: {named}; look at these samples, or at the teacher's "
-        "precision, or say labels.on_bad_sample: quarantine"
-    )
-
-
-def _require_padding(part: BatchLabels, num_classes: int) -> None:
-    """Outputs beyond the real classes are padding only if the teacher never prefers them.
-
-    Raises:
-        ModelError: naming the ids.
-    """
-    counts_R = part.mask_R & ~part.reduced.bad_R
-    best = np.unique(part.reduced.best_R[counts_R].numpy())
-    ids = [int(name) for name in best[best >= num_classes]]
-    if ids:
-        more = ", ..." if len(ids) > _NAMED_CLASSES else ""
-        named = ", ".join(map(str, ids[:_NAMED_CLASSES])) + more
-        raise ModelError(
-            f"data.padded: the teacher's best class is one of the ids {named} at some positions, "
-            f"which data.classes: {num_classes} calls padding; say how many real ids there are"
-        )

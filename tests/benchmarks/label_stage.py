@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from flows.project import Project
-from storage.corpus import Corpus
-from storage.rows import lengths_of, num_rows, take
+from storage.rows import lengths_of, num_rows
+from storage.writer import ShardPlan
 from tasks.batches import plan_batches
 from tasks.effort import Effort
-from tasks.label import LabelJob, label_shards
+from tasks.label import LabelJob, label_shards, planned_batch
+from tasks.label_checks import set_aside
 from tasks.nn.batch import Batch
-from tasks.stream import collate
 from tasks.teach import import_teacher, load_teacher
 from tests.benchmarks.figures import ROOT, Figure
 
@@ -100,7 +100,8 @@ def _case(name: str, store: str) -> Iterator[_Case]:
     assert batch_size is not None
     corpus = project.open_corpus()
     try:
-        batches = [batch for plan in plans for batch in _batches(corpus, plan, batch_size)]
+        job = LabelJob(labels.folder, labels.spec, corpus, batch_size, quarantine=True)
+        batches = [batch for plan in plans for batch in _batches(job, plan)]
 
         def bare() -> None:
             for batch in batches:
@@ -108,7 +109,6 @@ def _case(name: str, store: str) -> Iterator[_Case]:
 
         def stage() -> Effort:
             effort = Effort()
-            job = LabelJob(labels.folder, labels.spec, corpus, batch_size, quarantine=True)
             label_shards(job, plans, teacher, lambda _: None, effort)
             return effort
 
@@ -117,11 +117,11 @@ def _case(name: str, store: str) -> Iterator[_Case]:
         corpus.close()
 
 
-def _batches(corpus: Corpus, plan: Any, batch_size: int) -> Iterator[Batch]:
-    rows = corpus.read(plan.split, plan.start, plan.start + plan.rows)
-    rows = {name: column for name, column in rows.items() if name != "bad"}
-    for planned in plan_batches(num_rows(rows), lengths_of(rows), batch_size):
-        yield collate(take(rows, planned.places), (), padded_length=planned.length)
+def _batches(job: LabelJob, plan: ShardPlan) -> Iterator[Batch]:
+    rows = job.corpus.read(plan.split, plan.start, plan.start + plan.rows)
+    good, _, _ = set_aside(rows, plan.start, quarantine=job.quarantine)
+    for planned in plan_batches(num_rows(good), lengths_of(good), job.batch_size):
+        yield planned_batch(good, planned, job.spec, plan.split)
 
 
 def _first_shard(name: str) -> Figure:
