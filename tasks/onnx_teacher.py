@@ -140,7 +140,7 @@ class OnnxTeacher:
             raise ModelError(
                 f"{self._where}: expected logits for {rows} positions, got {len(found[INDEX])}"
             )
-        return finished(found, real_P, label_P, layout)
+        return finished(found, real_P, label_P, layout, reduction)
 
     def _loaded(self, model: Any) -> Session:
         content = Content(model.SerializeToString(), self._content.folder)
