@@ -36,7 +36,7 @@ from tasks.onnx_digest import onnx_digest
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import TEACHER
 from tasks.planning import LabelPlan, plan_labels
-from tasks.teacher_facts import agreed_class_names, require_sampling_rate
+from tasks.teacher_facts import agreed_class_names, member_cards, require_sampling_rate
 from tasks.teacher_options import (
     EnsembleTeacherOptions,
     FitTeacherOptions,
@@ -180,11 +180,7 @@ class Project:
     def teacher_card(self) -> Card | None:
         """The teacher, where it is there; of several, where all its members are as they were."""
         card = find_card(self.store, layout.TEACHERS, self.teacher_intent.fingerprint)
-        for entry in card.details.get("members", ()) if card is not None else ():
-            member = find_card(self.store, layout.TEACHERS, entry["fingerprint"])
-            if member is None or member.details["weights_digest"] != entry["weights_digest"]:
-                return None
-        return card
+        return None if card is None or None in member_cards(self.store, card) else card
 
     def require_teacher(self) -> Card:
         """The teacher.

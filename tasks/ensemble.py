@@ -14,10 +14,9 @@ from torch import Tensor
 from storage.errors import ModelError
 from storage.identity import canonical_json, digest_of_bytes
 from tasks.nn.mixing import Mixture
+from tasks.teacher_facts import MEMBERS
 from tasks.teacher_options import EnsembleTeacherOptions, Mix, member_place
 from tasks.teachers import Teacher
-
-MEMBERS = "members"
 
 
 class EnsembleTeacher:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from storage import layout
-from storage.cards import Card, find_card, publish
+from storage.cards import Card, publish
 from storage.errors import IntegrityError, MissingProductError
 from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.options import Task
 from storage.sources import read_source
 from storage.spec import InputSpec
-from tasks.ensemble import MEMBERS, EnsembleTeacher, ensemble_details
+from tasks.ensemble import EnsembleTeacher, ensemble_details
 from tasks.huggingface_identity import teacher_digest
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.huggingface_teacher import HuggingFaceTeacher
@@ -27,6 +27,7 @@ from tasks.onnx_files import read_onnx
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.onnx_teacher import OnnxTeacher
 from tasks.options import TEACHER
+from tasks.teacher_facts import MEMBERS, member_cards
 from tasks.teacher_options import (
     EnsembleTeacherOptions,
     FitTeacherOptions,
@@ -131,11 +132,11 @@ def _load_members(
     device: torch.device,
 ) -> Teacher:
     members = []
-    for place, entry in enumerate(card.details[MEMBERS]):
-        member = find_card(store, layout.TEACHERS, entry["fingerprint"])
-        if member is None or member.details["weights_digest"] != entry["weights_digest"]:
+    for place, member in enumerate(member_cards(store, card)):
+        if member is None:
+            fingerprint = card.details[MEMBERS][place]["fingerprint"]
             raise MissingProductError(
-                f"{member_place(place)}: there is no teacher {entry['fingerprint']} in "
+                f"{member_place(place)}: there is no teacher {fingerprint} in "
                 f"{store.url} with the weights that were mixed; run the teacher stage again"
             )
         said = options.members[place].teacher

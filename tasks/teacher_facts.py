@@ -8,8 +8,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storage import layout
+from storage.cards import Card, find_card
 from storage.errors import RecipeError
+from storage.files import Folder
 from storage.options import DataOptions
+
+MEMBERS = "members"
+"""What the card of several teachers lists: the fingerprint and the weights' digest of each."""
+
+
+def member_cards(store: Folder, card: Card) -> list[Card | None]:
+    """The cards of a teacher's members, in order; None for one that is gone or has other weights.
+
+    Empty for a teacher that is not several.
+    """
+    found = []
+    for entry in card.details.get(MEMBERS, ()):
+        member = find_card(store, layout.TEACHERS, entry["fingerprint"])
+        same = member is not None and member.details["weights_digest"] == entry["weights_digest"]
+        found.append(member if same else None)
+    return found
 
 
 def agreed_class_names(
