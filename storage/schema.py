@@ -18,6 +18,7 @@ from storage import entries
 from storage.identity import canonical_json
 from storage.options import Layout
 from storage.rows import INPUT
+from storage.spec import STATISTICS as STATISTICS
 from storage.spec import LabelSetSpec
 
 SAMPLE_ID: Final = "sample_id"
@@ -33,11 +34,6 @@ COUNT: Final = entries.COUNT
 KEPT: Final = "kept"
 REST: Final = "rest"
 LABEL_LOGIT: Final = "label_logit"
-MAX_LOGIT: Final = "max_logit"
-LOGIT_MEAN: Final = "logit_mean"
-LOGIT_STD: Final = "logit_std"
-SQUARES: Final = "squares"
-STATISTICS: Final = (MAX_LOGIT, LOGIT_MEAN, LOGIT_STD, SQUARES)
 
 METADATA_KEY: Final = b"softlabel"
 NO_LABEL: Final = -100

@@ -18,6 +18,9 @@ from storage.augment_options import AugmentStep, require_fitting
 from storage.errors import RecipeError
 from storage.options import TRAIN, Codec, Keep, LabelOptions, Layout, Selection, Task
 
+STATISTICS: Final = ("max_logit", "logit_mean", "logit_std", "squares")
+"""What `labels.statistics` keeps of all logits of a position, by the names of the columns."""
+
 FORMAT_VERSION = 2
 """The format of what is written, unless it has views."""
 VIEWS_FORMAT_VERSION = 3

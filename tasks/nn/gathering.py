@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.options import Keep, Selection
+from storage.spec import STATISTICS
 from tasks.nn.draws import draw
 from tasks.nn.gathered import Gathered
 from tasks.nn.largest import Candidates, largest
 from tasks.nn.others import Scratch, sum_others
 
-STATISTICS = ("max_logit", "logit_mean", "logit_std", "squares")
 _GROUP_ELEMENTS = 1 << 20
 _CACHED_ELEMENTS = 1 << 18
 _DEVICE_ELEMENTS = 1 << 24

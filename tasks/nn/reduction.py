@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from storage.options import Keep, Selection
+from storage.spec import STATISTICS
 from tasks.nn.fidelity import Fidelity, fidelity_of
 from tasks.nn.gathered import Gathered
-from tasks.nn.gathering import STATISTICS, Reader, rows_of_group
+from tasks.nn.gathering import Reader, rows_of_group
 from tasks.nn.nucleus import nucleus
 from tasks.nn.positions import some_rows
 from tasks.nn.softlabels import SoftLabels, soft_labels, top_k
