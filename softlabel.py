@@ -10,12 +10,14 @@ from flows.recipe import Recipe, load_recipe
 from storage.errors import SoftlabelError
 from storage.positions import Positions, positions_of
 from storage.reader import LabelSet
+from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch
-from tasks.nn.losses import distillation_loss, kept_log_probs
+from tasks.nn.kept_log_probs import kept_log_probs
+from tasks.nn.losses import distillation_loss
 from tasks.nn.reduction import capture
 from tasks.nn.softlabels import entry_log_probs
-from tasks.options import LossOptions
-from tasks.stream import LabelSource, Stream
+from tasks.sources import LabelSource
+from tasks.stream import Stream
 
 __all__ = [
     "Batch",

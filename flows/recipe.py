@@ -29,7 +29,8 @@ from pydantic import (
 from storage.errors import RecipeError, one_line
 from storage.options import TRAIN, DataOptions, Keep, LabelOptions, Name, Options, Task, built
 from storage.targets import append_import_path
-from tasks.options import TEACHER, EvaluationOptions, SoftLoss, StudentOptions, kept_set_fault
+from tasks.loss_options import SoftLoss, kept_set_fault
+from tasks.options import TEACHER, EvaluationOptions, StudentOptions
 from tasks.teacher_options import TeacherChoice
 
 

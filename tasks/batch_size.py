@@ -14,9 +14,9 @@ import numpy as np
 from storage.corpus import Corpus
 from storage.rows import lengths_of, num_rows, take
 from storage.spec import LabelSetSpec
+from tasks.collate import collate
 from tasks.effort import Effort
 from tasks.forward import Forward
-from tasks.stream import collate
 from tasks.teachers import Teacher
 
 _LARGEST: Final = 1024

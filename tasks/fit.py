@@ -24,14 +24,16 @@ from storage.files import Folder
 from storage.options import Task
 from storage.spec import InputSpec
 from tasks.checkpoints import Checkpoints
+from tasks.loss_options import LossOptions, SoftLoss
 from tasks.model_options import ModelOptions
 from tasks.models import ModelForm, build
 from tasks.nn.batch import by_position
 from tasks.nn.losses import distillation_loss
 from tasks.nn.trainer import StepResult, Trainer
-from tasks.options import LossOptions, SoftLoss, TrainingOptions
 from tasks.progress import track
-from tasks.stream import Source, Stream
+from tasks.sources import Source
+from tasks.stream import Stream
+from tasks.training_options import TrainingOptions
 
 _HISTORY_ROWS = 2000
 HISTORY_SCHEMA = pa.schema(

@@ -16,10 +16,11 @@ from storage.options import TRAIN, VALIDATION
 from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
+from tasks.loss_options import LossOptions
 from tasks.models import model_files
 from tasks.nn.models import num_parameters
-from tasks.options import TEACHER, LossOptions
-from tasks.stream import CorpusSource
+from tasks.options import TEACHER
+from tasks.sources import CorpusSource
 from tasks.teacher_options import FitTeacherOptions
 from tasks.validation import hard_figures
 

@@ -30,6 +30,7 @@ from storage.spec import LabelSetSpec
 from storage.writer import ShardPlan, commit_shard, encode_shard
 from tasks.background import Ahead, Behind
 from tasks.batches import PlannedBatch, plan_batches
+from tasks.collate import collate
 from tasks.effort import Effort, Step
 from tasks.forward import Forward, Pending
 from tasks.label_checks import (
@@ -42,7 +43,6 @@ from tasks.label_checks import (
 from tasks.nn.batch import Batch
 from tasks.nn.fidelity import merge_fidelity
 from tasks.shard_labels import NOT_FINITE, BatchLabels, ShardLabels, assemble
-from tasks.stream import collate
 from tasks.teachers import Teacher
 
 _BATCHES_AHEAD = 4

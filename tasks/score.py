@@ -23,11 +23,13 @@ from storage.files import Folder
 from storage.reader import LabelSet
 from tasks import intents
 from tasks.nn.batch import Batch, by_position
-from tasks.nn.losses import forward_kl, kept_log_probs
+from tasks.nn.kept_log_probs import kept_log_probs
+from tasks.nn.losses import forward_kl
 from tasks.nn.metrics import Results
 from tasks.nn.softlabels import entry_log_probs, label_nll
 from tasks.progress import track
-from tasks.stream import LabelSource, Stream
+from tasks.sources import LabelSource
+from tasks.stream import Stream
 
 _AT = 1.0
 _COLUMNS = ("sample", "prediction", "confidence", "label", "nll", "agreement", "kl")

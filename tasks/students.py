@@ -18,10 +18,11 @@ from tasks.checkpoints import clear_checkpoints
 from tasks.export import onnx_bytes
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
+from tasks.loss_options import SoftLoss, kept_set_fault
 from tasks.models import ModelForm, load_model, model_files
 from tasks.nn.models import num_parameters
-from tasks.options import SoftLoss, StudentOptions, kept_set_fault
-from tasks.stream import LabelSource
+from tasks.options import StudentOptions
+from tasks.sources import LabelSource
 
 
 def train_student(

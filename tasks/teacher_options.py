@@ -14,7 +14,8 @@ from storage.options import Options
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.model_options import ModelOptions, Target
 from tasks.onnx_options import OnnxTeacherOptions
-from tasks.options import TEACHER, TrainingOptions
+from tasks.options import TEACHER
+from tasks.training_options import TrainingOptions
 
 
 class FitTeacherOptions(Options):

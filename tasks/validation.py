@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from storage.schema import NO_LABEL
 from tasks.nn.batch import by_position
-from tasks.stream import Source, Stream
+from tasks.sources import Source
+from tasks.stream import Stream
 
 
 @torch.inference_mode()

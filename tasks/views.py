@@ -1,6 +1,6 @@
 """Rows of views: their inputs as the models get them, made from the stored ones and the seeds.
 
-All who run a model go through `tasks.stream.collate`, and it goes through here: the teacher when it
+All who run a model go through `tasks.collate`, and it goes through here: the teacher when it
 labels, a fitted teacher, and every student. So they see the same.
 """
 

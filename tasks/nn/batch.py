@@ -7,7 +7,7 @@ K kept classes, T temperatures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Batch:
         temperatures: those of `rest_PT`; the first is T.
         sample_ids: the B samples.
         drawn_at: of a sampled set, the stored temperature at which it was drawn; or None.
+        features: what is stored of the teacher's inside, [B, ...] by `storage.features` name.
     """
 
     inputs: tuple[Tensor, ...]
@@ -44,6 +45,7 @@ class Batch:
     temperatures: tuple[float, ...]
     sample_ids: Sequence[str]
     drawn_at: float | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_samples(self) -> int:
@@ -92,6 +94,7 @@ class Batch:
             mask_P=self.mask_P[rows],
             real_P=self.real_P[rows],
             sample_ids=self.sample_ids[start:stop],
+            features={name: tensor[start:stop] for name, tensor in self.features.items()},
         )
 
     def pinned(self) -> Batch:
@@ -117,6 +120,9 @@ class Batch:
             label_logit_P=move(self.label_logit_P),
             mask_P=self.mask_P.to(device),
             real_P=self.real_P.to(device),
+            features={
+                name: tensor.to(device, non_blocking=True) for name, tensor in self.features.items()
+            },
         )
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ModelError, NotFiniteError
-from tasks.nn.batch import Batch, by_position
-from tasks.nn.losses import distillation_loss
-from tasks.options import LossOptions, TrainingOptions
+from storage.errors import NotFiniteError
+from tasks.loss_options import LossOptions
+from tasks.nn.batch import Batch
+from tasks.nn.learner import Counts, Learner
+from tasks.training_options import TrainingOptions
 
 _NAMED_IDS = 3
 
@@ -44,6 +45,7 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self.model = model.to(device).train()
+        self.learner = Learner(self.model, loss)
         self.loss = loss
         self.training = training
         self.total_steps = total_steps
@@ -64,17 +66,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        logit_PC = by_position(self.model(*batch.inputs))
-        if len(logit_PC) != len(batch.label_P):
-            raise ModelError(
-                f"the model gives logits for {len(logit_PC)} positions of {batch.num_samples} "
-                f"samples, the labels have {len(batch.label_P)}: [B, C] is one a sample, [B, L, C] "
-                "one a token"
-            )
-        parts = distillation_loss(logit_PC, batch, self.loss)
+        parts = self.learner(batch, Counts.of(batch), self.step_number / self.total_steps)
         self._require_finite("loss", parts.total, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()  # type: ignore[no-untyped-call]
+        parts.total.backward()
         # Clipping to an infinite norm changes nothing, and tells the norm.
         limit = math.inf if self.training.clip_norm is None else self.training.clip_norm
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)

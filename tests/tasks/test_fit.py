@@ -12,10 +12,11 @@ from storage.files import Folder
 from storage.options import LabelOptions
 from tasks import checkpoints
 from tasks.fit import HISTORY_SCHEMA, FitJob, fit, history_bytes, read_history
+from tasks.loss_options import LossOptions
 from tasks.model_options import MlpOptions, TargetOptions
-from tasks.options import LossOptions, TrainingOptions
 from tasks.progress import listening
-from tasks.stream import CorpusSource, LabelSource
+from tasks.sources import CorpusSource, LabelSource
+from tasks.training_options import TrainingOptions
 from tests.tasks.interruption import Interruption, assert_interrupted_equals_uninterrupted
 from tests.tasks.toy import (
     ROW,

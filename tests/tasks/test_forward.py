@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from storage.errors import ModelError
 from storage.options import Keep, KeptSetOptions, LabelOptions
 from storage.spec import spec_of
+from tasks.collate import collate
 from tasks.effort import Effort
 from tasks.forward import Forward, is_out_of_memory
 from tasks.nn.positions import some_rows
-from tasks.stream import collate
 from tests.tasks.toy import TableTeacher, block_corpus, numbered_corpus, random_table
 
 TABLE = random_table(40)

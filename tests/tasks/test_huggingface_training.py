@@ -10,8 +10,9 @@ from storage.files import Folder
 from storage.options import Task
 from tasks.fit import FitJob, fit
 from tasks.huggingface_options import HuggingFaceModelOptions
-from tasks.options import LossOptions, TrainingOptions
-from tasks.stream import CorpusSource
+from tasks.loss_options import LossOptions
+from tasks.sources import CorpusSource
+from tasks.training_options import TrainingOptions
 from tests.tasks.hf_models import BERT, save_model
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted
 from tests.tasks.test_fit import interrupted, outcome

@@ -8,14 +8,16 @@ import pytest
 from storage.errors import DataError, RecipeError
 from storage.options import Codec, DataOptions, KeptSetOptions, LabelOptions, SplitOptions
 from tasks import intents
+from tasks.loss_options import LossOptions
 from tasks.model_options import MlpOptions
-from tasks.options import EvaluationOptions, LossOptions, StudentOptions, TrainingOptions
+from tasks.options import EvaluationOptions, StudentOptions
 from tasks.teacher_options import (
     EnsembleTeacherOptions,
     FitTeacherOptions,
     OnnxTeacherOptions,
     TorchTeacherOptions,
 )
+from tasks.training_options import TrainingOptions
 from tests.tasks.toy import numbered_corpus
 
 DATA = DataOptions(

@@ -21,7 +21,8 @@ from tasks.effort import Effort
 from tasks.label import LabelJob, finish_label_set, label_rows, label_shards
 from tasks.nn.softlabels import entry_log_probs
 from tasks.planning import plan_labels
-from tasks.stream import LabelSource, Stream
+from tasks.sources import LabelSource
+from tasks.stream import Stream
 from tests.tasks import dense
 from tests.tasks.toy import (
     FINGERPRINT,

@@ -6,21 +6,16 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tasks.loss_options import LossOptions, SoftLoss, Tail
 from tasks.model_options import ModelOptions
-from tasks.options import (
-    EvaluationOptions,
-    LossOptions,
-    SoftLoss,
-    StudentOptions,
-    Tail,
-    TrainingOptions,
-)
+from tasks.options import EvaluationOptions, StudentOptions
 from tasks.teacher_options import (
     FitTeacherOptions,
     OnnxTeacherOptions,
     TeacherChoice,
     TorchTeacherOptions,
 )
+from tasks.training_options import TrainingOptions
 
 MODEL = TypeAdapter(ModelOptions)
 TEACHER = TypeAdapter(TeacherChoice)

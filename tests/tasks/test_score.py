@@ -25,7 +25,8 @@ from storage.options import (
 from tasks.nn.batch import by_position
 from tasks.nn.metrics import Bootstrap, figures
 from tasks.score import find_predictions, read_results, run, score
-from tasks.stream import LabelSource, Stream
+from tasks.sources import LabelSource
+from tasks.stream import Stream
 from tasks.teachers import TorchTeacher
 from tests.tasks import dense
 from tests.tasks.toy import (

@@ -9,10 +9,10 @@ from storage.options import LabelOptions
 from storage.row_digest import digest_of_rows
 from storage.rows import num_rows, take
 from storage.spec import spec_of
+from tasks.collate import collate
 from tasks.effort import Effort
 from tasks.forward import Forward
 from tasks.shard_labels import BatchLabels, assemble
-from tasks.stream import collate
 from tests.tasks.toy import TableTeacher, block_corpus, random_table
 
 BLOCKS = [[1, 2, 3, 4, 5], [6], [0, 2, 4], [3, 3], [5, 6, 0, 1, 2, 3, 4]]

@@ -10,7 +10,9 @@ import torch
 from storage.errors import StoreError
 from storage.options import LabelOptions
 from storage.rows import Ragged
-from tasks.stream import CorpusSource, LabelSource, Stream, collate
+from tasks.collate import collate
+from tasks.sources import CorpusSource, LabelSource
+from tasks.stream import Stream
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted, once_and_twice
 from tests.tasks.toy import (
     TableTeacher,

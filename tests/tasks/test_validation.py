@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.stream import CorpusSource
+from tasks.sources import CorpusSource
 from tasks.validation import hard_figures
 from tests.tasks.dense import log_softmax
 from tests.tasks.toy import TableModel, block_corpus, numbered_corpus, random_table

@@ -17,11 +17,14 @@ from storage.rows import Ragged
 from storage.spec import CorpusForm, InputSpec
 from storage.verify import verify
 from storage.viewed_corpus import with_views
+from tasks.collate import collate
 from tasks.fit import FitJob, fit
+from tasks.loss_options import LossOptions
 from tasks.model_options import TargetOptions
-from tasks.options import LossOptions, TrainingOptions
-from tasks.stream import CorpusSource, LabelSource, Stream, collate
+from tasks.sources import CorpusSource, LabelSource
+from tasks.stream import Stream
 from tasks.teachers import TorchTeacher
+from tasks.training_options import TrainingOptions
 from tasks.views import augmented
 from tests.tasks.toy import label_set
 

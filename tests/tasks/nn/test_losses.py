@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from storage.errors import RecipeError
-from tasks.nn import losses
-from tasks.nn.losses import distillation_loss, forward_kl, kept_log_probs, soft_loss
-from tasks.options import LossOptions, Tail
+from tasks.loss_options import LossOptions, Tail
+from tasks.nn.kept_log_probs import kept_log_probs
+from tasks.nn.losses import distillation_loss, forward_kl, soft_loss
+from tasks.nn.softlabels import entry_log_probs
 from tests.tasks import dense
 from tests.tasks.toy import batch_of
 
@@ -173,7 +174,7 @@ def test_a_temperature_scales_the_gradient_by_its_square():
 
     def unscaled(logits):
         kept_PK, rest_P = kept_log_probs(logits, batch.index_PK, batch.present_PK, 4.0)
-        entries = losses.entry_log_probs(batch.logit_PK, batch.rest_PT[:, 0], 4.0, 4.0)
+        entries = entry_log_probs(batch.logit_PK, batch.rest_PT[:, 0], 4.0, 4.0)
         kept_kl = forward_kl(entries[0], kept_PK).sum(dim=1)
         return (kept_kl + forward_kl(entries[1], rest_P)).sum() / 3
 
@@ -224,7 +225,7 @@ def test_blocks_of_rows_give_what_the_whole_gives(case, tail, elements):
 
     whole = both()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "_BLOCK_ELEMENTS", elements)
+        patch.setattr("tasks.nn.kept_log_probs._BLOCK_ELEMENTS", elements)
         assert all(torch.equal(a, b) for a, b in zip(whole, both(), strict=True))
 
 
@@ -273,7 +274,7 @@ class _Large(TorchDispatchMode):
 
 def test_the_soft_loss_makes_no_dense_tensor_but_the_gradient(monkeypatch):
     positions, classes = 256, 512
-    monkeypatch.setattr(losses, "_BLOCK_ELEMENTS", 8 * classes)
+    monkeypatch.setattr("tasks.nn.kept_log_probs._BLOCK_ELEMENTS", 8 * classes)
     torch.manual_seed(0)
     student_PC = torch.randn(positions, classes, requires_grad=True)
     batch = batch_of(torch.randn(positions, classes), torch.zeros(positions).long(), 8, (2.0, 1.0))

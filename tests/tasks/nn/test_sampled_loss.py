@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from storage.errors import RecipeError
 from storage.options import Keep, Selection
 from storage.order import position_keys
+from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch
 from tasks.nn.losses import distillation_loss, soft_loss
 from tasks.nn.reduction import capture
 from tasks.nn.softlabels import SoftLabels
-from tasks.options import LossOptions
 from tests.tasks.toy import batch_of
 
 TEMPERATURES = (2.0, 1.0, 0.5, 4.0)

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from storage.errors import ModelError, NotFiniteError
+from tasks.loss_options import LossOptions
 from tasks.model_options import MlpOptions
 from tasks.nn.models import Mlp
 from tasks.nn.trainer import Trainer, learning_rate
-from tasks.options import LossOptions, TrainingOptions
+from tasks.training_options import TrainingOptions
 from tests.tasks.toy import SquareRoot, batch_of
 
 CPU = torch.device("cpu")

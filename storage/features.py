@@ -1,0 +1,19 @@
+"""Names of what is inside a model: hidden states, attention maps, outputs of its modules.
+
+- `hidden.<n>`: what layer n gives, [B, L, W]; `hidden.0` are the embeddings that go into layer 1.
+- `attention.<n>`: the attention map of layer n, from 1, [B, H, L, L].
+- `module.<path>`: what the submodule of that name gives, [B, ...].
+
+A negative n counts from the last layer: `hidden.-1` is what the last layer gives.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+FEATURE_COLUMN: Final = "feature."
+"""The columns of features are named by it and the feature's own name."""
+FEATURE_PATTERN: Final = r"^(hidden\.(0|-?[1-9]\d*)|attention\.-?[1-9]\d*|module\.[\w.]+)$"
+FeatureName = Annotated[str, Field(pattern=FEATURE_PATTERN)]

@@ -1,0 +1,82 @@
+"""What streams read from: a label set's shards, or the user's data, row group by row group."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from storage import schema
+from storage.augment_options import AugmentStep
+from storage.corpus import ROWS_OF_GROUP, Corpus
+from storage.options import Keep
+from storage.reader import LabelSet
+from storage.rows import Rows
+
+
+class Source(Protocol):
+    """Row groups that can be read in any order."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the content."""
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Rows of each row group."""
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The stored temperatures; none where there are no soft labels."""
+
+    @property
+    def drawn_at(self) -> float | None:
+        """Of a sampled set, the temperature at which it was drawn."""
+
+    @property
+    def augment(self) -> tuple[AugmentStep, ...]:
+        """The steps that make views of the inputs; none where rows hold no views."""
+
+    def read(self, group: int) -> Rows:
+        """The rows of one group."""
+
+
+class LabelSource:
+    """One split of a label set."""
+
+    def __init__(self, labels: LabelSet, split: str) -> None:
+        self.labels = labels
+        shards = labels.shards(split)
+        self._groups = [
+            (shard, place) for shard in shards for place in range(len(shard.row_groups))
+        ]
+        self.group_sizes = tuple(size for shard in shards for size in shard.row_groups)
+        self.digest = labels.digest
+        self.temperatures = labels.spec.temperatures
+        self.augment = labels.spec.augment_of(split)
+        selection = labels.spec.selections[split]
+        self.drawn_at = selection.temperature if selection.keep is Keep.SAMPLE else None
+        self._columns = [name for name in labels.columns(split) if name not in schema.STATISTICS]
+
+    def read(self, group: int) -> Rows:
+        """The rows of one row group, its shard's checksum having been checked."""
+        shard, place = self._groups[group]
+        return self.labels.read(shard, place, self._columns)
+
+
+class CorpusSource:
+    """One split of a corpus, with hard labels only."""
+
+    def __init__(self, corpus: Corpus, split: str) -> None:
+        self._corpus = corpus
+        self._split = split
+        count = corpus.samples[split]
+        starts = range(0, count, ROWS_OF_GROUP)
+        self.group_sizes = tuple(min(ROWS_OF_GROUP, count - start) for start in starts)
+        self.digest = corpus.digest_of_split(split)
+        self.augment = corpus.form.augment_of(split)
+        self.temperatures: tuple[float, ...] = ()
+        self.drawn_at: float | None = None
+
+    def read(self, group: int) -> Rows:
+        """The rows of one group."""
+        start = group * ROWS_OF_GROUP
+        return self._corpus.read(self._split, start, start + self.group_sizes[group])
