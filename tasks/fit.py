@@ -28,6 +28,7 @@ from tasks.loss_options import LossOptions, SoftLoss
 from tasks.model_options import ModelOptions
 from tasks.models import ModelForm, build
 from tasks.nn.batch import by_position
+from tasks.nn.frozen import freeze
 from tasks.nn.losses import distillation_loss
 from tasks.nn.trainer import StepResult, Trainer
 from tasks.progress import track
@@ -109,6 +110,7 @@ def fit(
     training = job.training
     torch.manual_seed(training.seed)
     model = build(job.model, job.form, job.recipe_folder, f"{job.where}.model")
+    freeze(model, training.frozen, f"{job.where}.training.frozen")
     stream = Stream(source, training.batch_size, training.seed, training.window)
     total_steps = training.epochs * stream.batches_per_epoch
     trainer = Trainer(model, job.loss, training, total_steps, device)

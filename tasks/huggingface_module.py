@@ -88,7 +88,12 @@ class Sounds(nn.Module):
 
 
 class HuggingFaceModule(nn.Module):
-    """A model of transformers that gets `data.inputs` by position and gives float32 logits."""
+    """A model of transformers that gets `data.inputs` by position and gives float32 logits.
+
+    Its weights are stored under the names that they have in transformers.
+    """
+
+    stored_prefix = "model."
 
     def __init__(
         self, model: Any, names: Sequence[str], preparation: nn.Module, saved: dict[str, Any]

@@ -25,6 +25,8 @@ class TrainingOptions(Options):
     """The share of all steps in which the learning rate rises from 0."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """The largest norm of the gradient; None clips nothing."""
+    frozen: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Parameters that do not learn, by patterns of their names: `bert.embeddings.*`."""
     seed: NonNegativeInt = 0
     window: PositiveInt = 16
     """Row groups that are shuffled together."""

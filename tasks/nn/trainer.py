@@ -121,7 +121,9 @@ def learning_rate(training: TrainingOptions, step: int, total_steps: int) -> flo
 def _optimizer(model: nn.Module, training: TrainingOptions) -> torch.optim.Optimizer:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     optimizer: torch.optim.Optimizer = kinds[training.optimizer](
-        model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
     )
     return optimizer
 

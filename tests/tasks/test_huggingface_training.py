@@ -3,17 +3,25 @@
 BERT's dropout draws at every step.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+import transformers
 
+from storage.corpus import MemoryCorpus
 from storage.files import Folder
 from storage.options import Task
+from storage.rows import Ragged
+from storage.spec import CorpusForm
 from tasks.fit import FitJob, fit
 from tasks.huggingface_options import HuggingFaceModelOptions
 from tasks.loss_options import LossOptions
 from tasks.sources import CorpusSource
 from tasks.training_options import TrainingOptions
-from tests.tasks.hf_models import BERT, save_model
+from tasks.weights import untied
+from tests.tasks.hf_models import BERT, VOCABULARY, WORDS, save_model
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted
 from tests.tasks.test_fit import interrupted, outcome
 from tests.tasks.toy import ATTENTION, TOKENS, text_corpus
@@ -42,6 +50,22 @@ def job(folder, **changes):
         task=Task.CLASSIFICATION,
         recipe_folder=folder,
     )
+
+
+def masked_corpus(texts):
+    """Texts as blocks in which every other token is masked, and is the label there."""
+    lengths = np.array([len(text) for text in texts])
+    tokens = np.concatenate([np.asarray(text, np.int64) for text in texts])
+    masked = np.arange(len(tokens)) % 2 == 0
+    rows = {
+        "sample_id": np.array([f"block-{place}" for place in range(len(texts))], dtype=object),
+        "input.tokens": Ragged(np.where(masked, WORDS.index("[MASK]"), tokens), lengths),
+        "input.attention_mask": Ragged(np.ones(len(tokens), np.int64), lengths),
+        "label": Ragged(np.where(masked, tokens, -100), lengths),
+        "mask": Ragged(masked, lengths),
+    }
+    form = CorpusForm(Task.MASKED_LM, (TOKENS, ATTENTION), True, ("train",))
+    return MemoryCorpus(form, {"train": rows})
 
 
 @pytest.mark.parametrize(
@@ -78,3 +102,26 @@ def test_a_pretrained_model_learns(tmp_path):
     )
     losses = [row["loss"] for row in fitted.history]
     assert losses[-1] < 0.3 < losses[0]
+
+
+def test_a_masked_language_head_is_tied_to_a_frozen_body_and_learns(tmp_path):
+    """A body without a head gets one whose output layer is the body's own table of embeddings."""
+    save_model(tmp_path / "saved", "BertModel", **BERT)
+    the_job = replace(
+        job(tmp_path, model="saved", pretrained=True, config={}),
+        task=Task.MASKED_LM,
+        num_classes=VOCABULARY,
+        training=TRAINING.model_copy(update={"frozen": ("bert.*",)}),
+    )
+    body = transformers.BertModel.from_pretrained(tmp_path / "saved", add_pooling_layer=False)
+    corpus = masked_corpus(TEXTS)
+    fitted = fit(the_job, CorpusSource(corpus, "train"), None, Folder.open(tmp_path / "f"), CPU)
+    found = fitted.model.model
+    for name, entry in body.named_parameters():
+        assert torch.equal(found.bert.get_parameter(name), entry), name
+    tied = found.cls.predictions.decoder.weight
+    assert tied is found.bert.embeddings.word_embeddings.weight
+    assert "cls.predictions.decoder.weight" not in untied(found)
+    assert found.cls.predictions.bias.abs().max() > 0  # it began as zeros
+    losses = [row["loss"] for row in fitted.history]
+    assert losses[-1] < losses[0]
