@@ -6,7 +6,8 @@ Shape letters: B samples, L positions of a block, C classes, N samples of sound.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from storage.errors import ModelError
 from storage.options import ATTENTION_MASK, Task
 from storage.spec import InputSpec
+from tasks.huggingface_inside import Inside, layers_of, real_positions_of
+from tasks.nn.observe import Found
 from tasks.nn.pixels import Pixels
 from tasks.nn.waveforms import Waveforms
 
@@ -117,6 +120,7 @@ class HuggingFaceModule(nn.Module):
         if least > 1:
             self.probe_length = 4 * least
         self._always = {"use_cache": False} if _takes(model, "use_cache") else {}
+        self._inside: Inside | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -131,8 +135,37 @@ class HuggingFaceModule(nn.Module):
             name: entry.to(self.dtype) if entry.is_floating_point() else entry
             for name, entry in arguments.items()
         }
-        logits: Tensor = self.model(**moved, **self._always).logits
+        asked = {} if self._inside is None else self._inside.asked
+        output = self.model(**moved, **self._always, **asked)
+        if self._inside is not None:
+            self._inside.keep(output)
+        logits: Tensor = output.logits
         return logits.float()
+
+    @property
+    def num_layers(self) -> int:
+        """Layers whose hidden states and attention maps are known by number."""
+        return layers_of(self.model)
+
+    @contextmanager
+    def watching(self, names: Sequence[str]) -> Iterator[Found]:
+        """What is inside the model during its passes forward; `module.<path>` are paths in it.
+
+        Raises:
+            ModelError: it has no such layer or module.
+        """
+        inside = Inside(self.model, names)
+        with inside.watching() as found:
+            self._inside = inside
+            try:
+                yield found
+            finally:
+                self._inside = None
+
+    def real_positions(self, inputs: tuple[Tensor, ...], count: int) -> Tensor | None:
+        """Which of the `count` positions inside hold something of the samples; None means all."""
+        given = dict(zip(self.names, inputs, strict=True))
+        return real_positions_of(self.model, given.get(ATTENTION_MASK), count)
 
 
 def argument_names(

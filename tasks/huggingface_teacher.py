@@ -18,6 +18,7 @@ from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.huggingface_preparation import IDS
 from tasks.nn.batch import by_position
 from tasks.nn.models import num_parameters
+from tasks.nn.observe import Found, observe
 
 
 class HuggingFaceTeacher:
@@ -47,7 +48,7 @@ class HuggingFaceTeacher:
         """
         module = load_teacher_module(options, folder, inputs, task, where)
         spread = options.device_map is not None
-        self._module = module if spread else module.to(device)
+        self.module = module if spread else module.to(device)
         # A model that is spread over devices takes its inputs on the first of them.
         self._device = module.model.device if spread else device
         if spread:
@@ -77,12 +78,25 @@ class HuggingFaceTeacher:
             ModelError: the model does not run on them.
             torch.OutOfMemoryError: there is too little memory on the device.
         """
-        moved = [entry.to(self._device) for entry in inputs]
+        return self.observed(inputs, ())[0]
+
+    @torch.inference_mode()
+    def observed(self, inputs: tuple[Tensor, ...], names: Sequence[str]) -> tuple[Tensor, Found]:
+        """Logits [P, C] of inputs [B, ...], and by name what is inside meanwhile.
+
+        Raises:
+            ModelError: the model does not run on them, or has no such layer or module.
+            torch.OutOfMemoryError: there is too little memory on the device.
+        """
+        moved = tuple(entry.to(self._device) for entry in inputs)
         try:
-            return by_position(self._module(*moved))
+            logits, found = observe(self.module, moved, names)
+            return by_position(logits), found
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            if isinstance(error, ModelError):
+                raise ModelError(f"{self._where}: {error}") from error
             shapes = ", ".join(str(list(entry.shape)) for entry in inputs)
             raise ModelError(
                 f"{self._where}: the model does not run on inputs {shapes}{self._limits}: "

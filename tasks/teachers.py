@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from storage.spec import InputSpec
 from tasks.nn.batch import by_position
 from tasks.nn.models import count_classes
+from tasks.nn.observe import Found, observe
 from tasks.nn.reduction import Reduced, Reduction
 
 
@@ -56,6 +57,27 @@ class ReducingTeacher(Protocol):
         """
 
 
+@runtime_checkable
+class ObservableTeacher(Protocol):
+    """A teacher that can be looked into while it runs."""
+
+    num_classes: int
+
+    def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Logits, as of any `Teacher`."""
+
+    def observed(self, inputs: tuple[Tensor, ...], names: Sequence[str]) -> tuple[Tensor, Found]:
+        """Logits [P, C], and by name of `storage.features` what is inside, [B, ...] each.
+
+        Raises:
+            ModelError: it has no such layer or module.
+        """
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself, in evaluation mode: for its layers, their number and shapes."""
+
+
 class TorchTeacher:
     """A PyTorch module in evaluation mode."""
 
@@ -63,11 +85,19 @@ class TorchTeacher:
         self, model: nn.Module, inputs: Sequence[InputSpec], device: torch.device, where: str
     ) -> None:
         self.num_classes = count_classes(model, inputs, where)
-        self._model = model.to(device).eval()
+        self.module = model.to(device).eval()
         self._device = device
 
     @torch.inference_mode()
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Logits [P, C] of inputs [B, ...]."""
         moved = (entry.to(self._device) for entry in inputs)
-        return by_position(self._model(*moved))
+        return by_position(self.module(*moved))
+
+    @torch.inference_mode()
+    def observed(self, inputs: tuple[Tensor, ...], names: Sequence[str]) -> tuple[Tensor, Found]:
+        """Logits [P, C] of inputs [B, ...], and what is inside meanwhile."""
+        logits, found = observe(
+            self.module, tuple(entry.to(self._device) for entry in inputs), names
+        )
+        return by_position(logits), found

@@ -43,11 +43,8 @@ class BytePatches(nn.Module):
         """Patches of ids [B, L]; the last one is filled up with padding."""
         ids = ids.long()
         x_BLW = self.embedding(ids)
-        if mask is not None:
-            real_BL = mask != 0
-        elif self.padded:
-            real_BL = ids != PADDING_BYTE
-        else:
+        real_BL = self._real_bytes(ids, mask)
+        if real_BL is None:
             return self.join(x_BLW), None  # every byte is a position, and real
         x_BLW = x_BLW * real_BL[:, :, None]
         if self.patch == 1:
@@ -58,6 +55,19 @@ class BytePatches(nn.Module):
         x_BNW = F.pad(x_BLW, (0, 0, 0, missing)).reshape(batch, count, self.patch * width)
         filled_BL = F.pad(real_BL.to(x_BLW.dtype), (0, missing))
         return self.join(x_BNW), filled_BL.reshape(batch, count, self.patch).amax(dim=2) > 0
+
+    def real(self, ids: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Which patches hold a byte, bool [B, N]; None means all."""
+        real_BL = self._real_bytes(ids, mask)
+        if real_BL is None or self.patch == 1:
+            return real_BL
+        filled_BL = F.pad(real_BL, (0, -real_BL.shape[1] % self.patch))
+        return filled_BL.reshape(len(ids), -1, self.patch).any(dim=2)
+
+    def _real_bytes(self, ids: Tensor, mask: Tensor | None) -> Tensor | None:
+        if mask is not None:
+            return mask != 0
+        return ids != PADDING_BYTE if self.padded else None
 
 
 class ByteTransformer(nn.Module):
@@ -82,6 +92,10 @@ class ByteTransformer(nn.Module):
         x_BNW = self.body(placed(x_BNW, self.place), real_BN)
         logits: Tensor = self.head(mean_of_real(x_BNW, real_BN) if self.pooled else x_BNW)
         return logits
+
+    def real_positions(self, inputs: tuple[Tensor, ...], count: int) -> Tensor | None:
+        """Which of the `count` patches of the inputs hold a byte, bool [B, N]; None means all."""
+        return self.patches.real(inputs[0], inputs[1] if len(inputs) > 1 else None)
 
 
 class ByteMlp(nn.Module):

@@ -48,6 +48,10 @@ class TokenTransformer(nn.Module):
         logits: Tensor = self.head(x_BLW)
         return logits
 
+    def real_positions(self, inputs: tuple[Tensor, ...], count: int) -> Tensor | None:
+        """Which of the `count` tokens of the inputs are no padding, bool [B, L]; None: all."""
+        return inputs[1] != 0 if len(inputs) > 1 else None
+
 
 def token_parameters(options: TokenTransformerOptions, num_classes: int, form: SequenceForm) -> int:
     """How many numbers a `TokenTransformer` holds: embeddings, layers, and a head if not tied."""

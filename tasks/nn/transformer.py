@@ -112,6 +112,20 @@ class _Attention(nn.Module):
         merged: Tensor = self.merge(found_BHLD.transpose(1, 2).flatten(2))
         return merged
 
+    def weights(self, x_BLW: Tensor, rotation: tuple[Tensor, Tensor], seen: Tensor) -> Tensor:
+        """How much each position looks at each one, [B, H, L, L]: rows that sum to 1.
+
+        `forward` never holds it: it is worked out again, for those who want to see it.
+        """
+        batch, length, width = x_BLW.shape
+        query, key = (
+            part.reshape(batch, length, self.heads, -1).transpose(1, 2)
+            for part in F.linear(x_BLW, self.split.weight[: 2 * width]).chunk(2, dim=2)
+        )
+        score_BHLL = _rotated(query, rotation) @ _rotated(key, rotation).transpose(2, 3)
+        score_BHLL = score_BHLL / math.sqrt(query.shape[3])
+        return score_BHLL.masked_fill(~seen, -math.inf).softmax(dim=3)
+
 
 def _rotated(x_BHLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary positions (Su et al. 2021, arXiv 2104.09864)."""

@@ -130,7 +130,7 @@ def test_images(tmp_path, settings, size, levels, capfd):
     logit_PC = found.logits((given,))
     if levels < 1:
         torch.testing.assert_close(logit_PC, expected, rtol=1e-4, atol=1e-4)
-    prepared = found._module.preparation({"pixel_values": given})["pixel_values"]
+    prepared = found.module.preparation({"pixel_values": given})["pixel_values"]
     step = (processor.rescale_factor if processor.do_rescale else 1.0) / min(
         processor.image_std if processor.do_normalize else [1.0]
     )
@@ -199,14 +199,14 @@ def test_other_precisions_give_float32(tmp_path, dtype):
     gap = float((logit_PC - expected).abs().max())
     assert gap == 0 if dtype == "auto" else 0 < gap < 0.3
     stored = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    assert found._module.dtype == stored
+    assert found.module.dtype == stored
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_attention_is_computed_as_said(tmp_path, attention):
     save_model(tmp_path, "BertForMaskedLM", **BERT)
     found = teacher(tmp_path, TEXT, Task.MASKED_LM, attention=attention)
-    assert found._module.model.config._attn_implementation == attention
+    assert found.module.model.config._attn_implementation == attention
     expected = teacher(tmp_path, TEXT, Task.MASKED_LM).logits(blocks())
     real_P = blocks()[1].reshape(-1) == 1
     torch.testing.assert_close(
