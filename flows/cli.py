@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split", action="append", metavar="NAME", help="only this split; may be repeated"
     )
     export.add_argument(
-        "--temperature", type=float, metavar="T", help="a stored one; by default the first"
+        "--temperature", type=_temperature, metavar="T", help="a stored one; by default the first"
     )
     export.add_argument("--json", action="store_true", help="end with one JSON object")
     export.set_defaults(command=_export)
@@ -203,6 +203,10 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)
+
+
+def _temperature(text: str) -> float | str:
+    return text if text == "std" else float(text)
 
 
 def _foreign_package() -> str | None:

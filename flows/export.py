@@ -10,6 +10,7 @@ from flows import console
 from flows.inspect import open_label_set
 from storage.export import ExportFormat, ExportPlan, export
 from storage.files import Folder
+from storage.options import AnyTemperature, temperature_names
 from tasks.progress import track
 
 
@@ -19,7 +20,7 @@ def export_labels(
     form: str,
     *,
     splits: Sequence[str] | None,
-    temperature: float | None,
+    temperature: AnyTemperature | None,
     as_json: bool,
 ) -> int:
     """Export the label set at a URL, or the newest one of a recipe; returns the exit code.
@@ -49,7 +50,7 @@ def export_labels(
     rows = [
         ("export", destination.url),
         ("format", plan.form.value),
-        ("temperature", f"{plan.temperature:g}"),
+        ("temperature", temperature_names([plan.temperature])[0]),
         *((f"rows of {split}", f"{count:,}") for split, count in index["rows"].items()),
         ("bytes", f"{index['size_bytes']:,}"),
     ]

@@ -27,7 +27,17 @@ from pydantic import (
 )
 
 from storage.errors import RecipeError, one_line
-from storage.options import TRAIN, DataOptions, Keep, LabelOptions, Name, Options, Task, built
+from storage.options import (
+    TRAIN,
+    DataOptions,
+    Keep,
+    LabelOptions,
+    Name,
+    Options,
+    Task,
+    built,
+    temperature_names,
+)
 from storage.targets import append_import_path
 from tasks.loss_options import SoftLoss, kept_set_fault
 from tasks.options import TEACHER, EvaluationOptions, StudentOptions
@@ -117,7 +127,7 @@ class Recipe(Options):
         if loss.soft_weight > 0 and loss.temperature not in (None, *stored):
             raise ValueError(
                 f"{where}.temperature: expected one of the stored temperatures "
-                f"{', '.join(f'{value:g}' for value in stored)}, got {loss.temperature:g}; add it "
+                f"{', '.join(temperature_names(stored))}, got {loss.temperature:g}; add it "
                 "to labels.temperatures"
             )
         packed = self.data.task is Task.MASKED_LM and self.data.tokens is not None

@@ -49,7 +49,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage.errors import RecipeError
-from storage.options import ATTENTION_MASK, Keep, Task
+from storage.options import ATTENTION_MASK, STD, AnyTemperature, Keep, Task
 from storage.positions import Positions, positions_of, renormalised
 from storage.rows import Array, Ragged, Rows
 from storage.schema import NO_LABEL, input_column
@@ -66,12 +66,18 @@ def axolotl_inputs(spec: LabelSetSpec) -> list[str]:
     return [input_column(name) for name in names]
 
 
-def require_axolotl(spec: LabelSetSpec, split: str) -> None:
+def require_axolotl(spec: LabelSetSpec, split: str, at: AnyTemperature) -> None:
     """Refuse what the plugin cannot read.
 
     Raises:
-        RecipeError: it is no causal language model's, or holds draws instead of a kept set.
+        RecipeError: it is no causal language model's, or holds draws instead of a kept set, or
+            each position would have a temperature of its own.
     """
+    if at == STD:
+        raise RecipeError(
+            "--temperature: axolotl's kd_temperature is one number for all positions, got std; "
+            "name a stored number, or say --format portable"
+        )
     if spec.task is not Task.CAUSAL_LM:
         raise RecipeError(
             f"--format axolotl: expected the label set of a causal_lm, got {spec.task.value}; "
@@ -85,7 +91,7 @@ def require_axolotl(spec: LabelSetSpec, split: str) -> None:
 
 
 def axolotl_settings(
-    spec: LabelSetSpec, splits: Sequence[str], at: float, longest: int
+    spec: LabelSetSpec, splits: Sequence[str], at: AnyTemperature, longest: int
 ) -> dict[str, Any]:
     """What axolotl's configuration has to say for these splits, with blocks up to `longest`."""
     return {
@@ -97,7 +103,7 @@ def axolotl_settings(
     }
 
 
-def axolotl_table(rows: Rows, spec: LabelSetSpec, split: str, at: float) -> pa.Table:
+def axolotl_table(rows: Rows, spec: LabelSetSpec, split: str, at: AnyTemperature) -> pa.Table:
     """Rows of a split as a table of the columns above, at temperature `at`."""
     del split
     positions = positions_of(rows, spec, at)

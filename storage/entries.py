@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from storage.codebook import Codebook, Renumbering
 from storage.codec import decode_logit, encode_logit, index_dtype, logit_dtype
 from storage.errors import IntegrityError
-from storage.options import Codec, Keep, Layout, Selection
+from storage.options import AnyTemperature, Codec, Keep, Layout, Selection, numbers_among
 from storage.rows import Array
 from storage.spec import LabelSetSpec
 
@@ -139,9 +139,13 @@ def decode(
     return found
 
 
-def level_scale(temperatures: tuple[float, ...]) -> float:
-    """T over the lowest stored temperature: how much more a stored logit may weigh than at T."""
-    return temperatures[0] / min(temperatures)
+def level_scale(temperatures: tuple[AnyTemperature, ...]) -> float:
+    """T over the lowest stored temperature: how much more a stored logit may weigh than at T.
+
+    `std` has no say: what a set holds would depend on one odd position.
+    """
+    numbers = numbers_among(temperatures)
+    return numbers[0] / min(numbers)
 
 
 def _decode_index(codes_NK: Array, spec: LabelSetSpec, codebook: Codebook) -> Array:

@@ -30,6 +30,7 @@ from storage.errors import RecipeError, StoreError, one_line
 from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.local import TEMPORARY_SUFFIX
+from storage.options import AnyTemperature
 from storage.portable import portable_table
 from storage.positions import COLUMNS, stored_temperature
 from storage.reader import LabelSet
@@ -50,7 +51,9 @@ class ExportFormat(StrEnum):
     """Tokenised blocks for axolotl's distillation plugin: see `storage.axolotl`."""
 
 
-_TABLES: Final[dict[ExportFormat, Callable[[Rows, LabelSetSpec, str, float], pa.Table]]] = {
+_TABLES: Final[
+    dict[ExportFormat, Callable[[Rows, LabelSetSpec, str, AnyTemperature], pa.Table]]
+] = {
     ExportFormat.PORTABLE: portable_table,
     ExportFormat.AXOLOTL: axolotl_table,
 }
@@ -70,7 +73,7 @@ class ExportPlan:
     labels: LabelSet
     form: ExportFormat
     splits: tuple[str, ...]
-    temperature: float
+    temperature: AnyTemperature
 
     @classmethod
     def of(
@@ -78,7 +81,7 @@ class ExportPlan:
         labels: LabelSet,
         form: ExportFormat,
         splits: Sequence[str] | None = None,
-        temperature: float | None = None,
+        temperature: AnyTemperature | None = None,
     ) -> ExportPlan:
         """What was asked for, checked; by default all splits, at the first stored temperature.
 
@@ -88,11 +91,12 @@ class ExportPlan:
                 temperature.
         """
         chosen = tuple(splits) if splits else labels.splits
+        at = stored_temperature(labels.spec, temperature)
         for split in chosen:
             labels.shards(split)
             if form is ExportFormat.AXOLOTL:
-                require_axolotl(labels.spec, split)
-        return cls(labels, form, chosen, stored_temperature(labels.spec, temperature))
+                require_axolotl(labels.spec, split, at)
+        return cls(labels, form, chosen, at)
 
     @property
     def shards(self) -> tuple[ShardRecord, ...]:

@@ -23,6 +23,8 @@ from storage.data_options import SplitOptions as SplitOptions
 from storage.identity import Json
 from storage.input_options import ATTENTION_MASK as ATTENTION_MASK
 from storage.options_base import SPLIT_NAME_PATTERN as SPLIT_NAME_PATTERN
+from storage.options_base import STD as STD
+from storage.options_base import AnyTemperature as AnyTemperature
 from storage.options_base import ColumnName as ColumnName
 from storage.options_base import ColumnNames as ColumnNames
 from storage.options_base import Name as Name
@@ -31,6 +33,8 @@ from storage.options_base import SplitName as SplitName
 from storage.options_base import Task as Task
 from storage.options_base import Temperature as Temperature
 from storage.options_base import built as built
+from storage.options_base import numbers_among as numbers_among
+from storage.options_base import temperature_names as temperature_names
 
 TRAIN: Final = "train"
 """The split that students learn from; all others are for evaluation."""
@@ -127,8 +131,9 @@ class LabelOptions(Options):
     """For `sample`: another seed makes other draws."""
     temperature: Temperature = 1.0
     """T: logits are stored as (z - m) / T."""
-    temperatures: tuple[Temperature, ...] = ()
-    """Where `rest` is stored, so that students can train there. T and 1.0 are always among them."""
+    temperatures: tuple[Temperature | Literal["std"], ...] = ()
+    """Where `rest` is stored, so that students can train there. T and 1.0 are always among them.
+    `std` is the deviation of each position's own logits, which is stored too."""
     codec: Codec = Codec.FLOAT16
     layout: Layout = Layout.PLAIN
     """`plain` for any Parquet reader, `fast` for speed, `compact` for size."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,20 @@ SplitName = Annotated[str, Field(pattern=SPLIT_NAME_PATTERN)]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 ColumnNames = Annotated[tuple[ColumnName, ...], Field(min_length=1)]
 Temperature = Annotated[float, Field(gt=0, le=1000)]
+STD: Final = "std"
+"""In place of a temperature: the deviation of each position's own logits."""
+AnyTemperature = float | Literal["std"]
+"""A temperature that is stored, as the program passes it."""
+
+
+def numbers_among(temperatures: Iterable[AnyTemperature]) -> tuple[float, ...]:
+    """The temperatures that are the same at every position."""
+    return tuple(at for at in temperatures if at != STD)
+
+
+def temperature_names(temperatures: Iterable[AnyTemperature]) -> tuple[str, ...]:
+    """Temperatures as people write them: `2`, `0.5`, `std`."""
+    return tuple(at if at == STD else f"{at:g}" for at in temperatures)
 
 
 class Options(BaseModel):

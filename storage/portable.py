@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage import schema
-from storage.options import Keep
+from storage.options import AnyTemperature, Keep
 from storage.positions import Positions, positions_of
 from storage.rows import Array, Rows
 from storage.spec import LabelSetSpec
@@ -50,7 +50,7 @@ def portable_schema(spec: LabelSetSpec) -> pa.Schema:
     return pa.schema([*fields, _field("rest_probability", pa.float32())])
 
 
-def portable_table(rows: Rows, spec: LabelSetSpec, split: str, at: float) -> pa.Table:
+def portable_table(rows: Rows, spec: LabelSetSpec, split: str, at: AnyTemperature) -> pa.Table:
     """Rows of a split as a table of `portable_schema`, at temperature `at`."""
     positions = positions_of(rows, spec, at)
     ids_B = np.asarray(rows[schema.SAMPLE_ID])

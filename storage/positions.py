@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from storage import schema
 from storage.errors import RecipeError
+from storage.options import STD, AnyTemperature, temperature_names
 from storage.rows import Array, Ragged, Rows, num_rows, values_of
 from storage.spec import LabelSetSpec
 
 Float64Array = NDArray[np.float64]
 COLUMNS = (
     schema.SAMPLE_ID, schema.VIEW, schema.INDEX, schema.LOGIT, schema.COUNT, schema.KEPT,
-    schema.REST, schema.LABEL, schema.MASK,
+    schema.REST, schema.STD, schema.LABEL, schema.MASK,
 )  # fmt: skip
 """The columns of rows that are looked at, where a split has them."""
 
@@ -52,7 +53,7 @@ class Positions:
     mask_N: NDArray[np.bool_] | None
 
 
-def stored_temperature(spec: LabelSetSpec, temperature: float | None) -> float:
+def stored_temperature(spec: LabelSetSpec, temperature: AnyTemperature | None) -> AnyTemperature:
     """The temperature that is asked for; None means T, the first that is stored.
 
     Raises:
@@ -61,14 +62,15 @@ def stored_temperature(spec: LabelSetSpec, temperature: float | None) -> float:
     if temperature is None:
         return spec.temperature
     if temperature not in spec.temperatures:
+        wanted = temperature_names([temperature])[0]
         raise RecipeError(
-            f"--temperature: the label set holds no rest for {temperature:g}; "
-            f"it has: {', '.join(f'{stored:g}' for stored in spec.temperatures)}"
+            f"--temperature: the label set holds no rest for {wanted}; "
+            f"it has: {', '.join(temperature_names(spec.temperatures))}"
         )
     return temperature
 
 
-def positions_of(rows: Rows, spec: LabelSetSpec, at: float) -> Positions:
+def positions_of(rows: Rows, spec: LabelSetSpec, at: AnyTemperature) -> Positions:
     """The positions of rows that have at least the columns `COLUMNS`, at temperature `at`.
 
     The softmax over the k kept logits, brought from T to `at`, and the rest stored for `at` is
@@ -80,7 +82,7 @@ def positions_of(rows: Rows, spec: LabelSetSpec, at: float) -> Positions:
     present_NK = np.ones(logit_NK.shape, np.bool_)
     if schema.KEPT in rows:
         present_NK = np.arange(logit_NK.shape[1]) < values_of(rows[schema.KEPT])[:, None]
-    scaled_NK = np.where(present_NK, logit_NK, -np.inf) * (spec.temperature / at)
+    scaled_NK = np.where(present_NK, logit_NK, -np.inf) * (spec.temperature / _divisor(rows, at))
     rest_N = values_of(rows[schema.REST])[:, spec.temperatures.index(at)].astype(np.float64)
     total_N = _log_sum_exp(np.concatenate([scaled_NK, rest_N[:, None]], axis=1))
     # What is present comes first, whatever its logit; equal logits stay in their order.
@@ -98,6 +100,11 @@ def positions_of(rows: Rows, spec: LabelSetSpec, at: float) -> Positions:
         label_N=None if label is None else values_of(label),
         mask_N=None if mask is None else values_of(mask),
     )
+
+
+def _divisor(rows: Rows, at: AnyTemperature) -> float | Float64Array:
+    """What logits are divided by: a number, or for each position its own, [N, 1]."""
+    return values_of(rows[schema.STD]).astype(np.float64)[:, None] if at == STD else at
 
 
 def renormalised(positions: Positions) -> Float64Array:

@@ -33,6 +33,8 @@ LOGIT: Final = entries.LOGIT
 COUNT: Final = entries.COUNT
 KEPT: Final = "kept"
 REST: Final = "rest"
+STD: Final = "std"
+"""The temperature of each position where the rest is stored at `std` too."""
 LABEL_LOGIT: Final = "label_logit"
 
 METADATA_KEY: Final = b"softlabel"
@@ -63,6 +65,8 @@ def view_columns(spec: LabelSetSpec, split: str) -> list[str]:
 def widths(spec: LabelSetSpec) -> dict[str, int | None]:
     """The label columns beside the entries: values of a position, None for a single number."""
     found: dict[str, int | None] = {REST: len(spec.temperatures)}
+    if spec.has_std:
+        found[STD] = None
     if spec.has_label:
         found |= {LABEL: None, LABEL_LOGIT: None}
     if spec.has_many_positions:
@@ -107,7 +111,7 @@ def arrow_schema(spec: LabelSetSpec, split: str) -> pa.Schema:
     return pa.schema(fields, metadata={METADATA_KEY: canonical_json(spec.model_dump(mode="json"))})
 
 
-_FLOATS = dict.fromkeys((REST, LABEL_LOGIT, *STATISTICS), np.dtype(np.float32))
+_FLOATS = dict.fromkeys((REST, STD, LABEL_LOGIT, *STATISTICS), np.dtype(np.float32))
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     **_FLOATS,
     LABEL: np.dtype(np.int32),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -16,16 +16,18 @@ from pydantic import (
 
 from storage.augment_options import AugmentStep, require_fitting
 from storage.errors import RecipeError
-from storage.options import TRAIN, Codec, Keep, LabelOptions, Layout, Selection, Task
+from storage.options import STD, TRAIN, Codec, Keep, LabelOptions, Layout, Selection, Task
 
 STATISTICS: Final = ("max_logit", "logit_mean", "logit_std", "squares")
 """What `labels.statistics` keeps of all logits of a position, by the names of the columns."""
 
 FORMAT_VERSION = 2
-"""The format of what is written, unless it has views."""
+"""The format of what is written, unless it has more than every set has."""
 VIEWS_FORMAT_VERSION = 3
 """The format of sets with views, whose inputs mean nothing to readers that do not augment them."""
-NEWEST_FORMAT_VERSION = VIEWS_FORMAT_VERSION
+STD_FORMAT_VERSION = 4
+"""The format of sets with a rest at `std`, where older readers expect numbers."""
+NEWEST_FORMAT_VERSION = STD_FORMAT_VERSION
 """What this code reads. Readers refuse a newer one."""
 
 
@@ -61,7 +63,7 @@ class LabelSetSpec(StoredModel):
             part of `rest`.
         padded: whether models may have outputs beyond C.
         selections: which entries a position keeps, for each split.
-        temperatures: where `rest` is stored; the first is T.
+        temperatures: where `rest` is stored; the first is T, a number.
         views: rows of each training sample.
         augment: the steps that make the inputs of a training row from those that are stored, by
             its seed; empty where the models get them as they are.
@@ -76,7 +78,7 @@ class LabelSetSpec(StoredModel):
     teacher_classes: PositiveInt
     padded: bool = False
     selections: dict[str, Selection]
-    temperatures: Annotated[tuple[float, ...], Field(min_length=1)]
+    temperatures: Annotated[tuple[float | Literal["std"], ...], Field(min_length=1)]
     codec: Codec
     layout: Layout = Layout.PLAIN
     statistics: bool = False
@@ -103,7 +105,14 @@ class LabelSetSpec(StoredModel):
     @property
     def temperature(self) -> float:
         """T: logits are stored as (z - m) / T."""
-        return self.temperatures[0]
+        first = self.temperatures[0]
+        assert first != STD
+        return first
+
+    @property
+    def has_std(self) -> bool:
+        """Whether each position's own deviation is among the temperatures, and stored."""
+        return STD in self.temperatures
 
     @property
     def has_many_positions(self) -> bool:
@@ -175,7 +184,7 @@ def spec_of(
             f"got {options.k}; lower it, or say labels.keep: all"
         )
     return LabelSetSpec(
-        format_version=VIEWS_FORMAT_VERSION if form.augment else FORMAT_VERSION,
+        format_version=_format_version(form, options),
         task=form.task,
         num_classes=num_classes,
         class_names=class_names,
@@ -192,3 +201,10 @@ def spec_of(
         views=form.views,
         augment=form.augment,
     )
+
+
+def _format_version(form: CorpusForm, options: LabelOptions) -> int:
+    """The oldest one that has all that is asked for."""
+    if STD in options.temperatures:
+        return STD_FORMAT_VERSION
+    return VIEWS_FORMAT_VERSION if form.augment else FORMAT_VERSION

@@ -11,6 +11,7 @@ from torch import Tensor
 from storage import schema
 from storage.augment_options import AugmentStep
 from storage.corpus import positions_of
+from storage.options import AnyTemperature
 from storage.rows import INPUT, Array, Column, Ragged, Rows, lengths_of, num_rows
 from tasks.nn.batch import Batch
 from tasks.views import augmented
@@ -18,7 +19,7 @@ from tasks.views import augmented
 
 def collate(
     rows: Rows,
-    temperatures: Sequence[float],
+    temperatures: Sequence[AnyTemperature],
     drawn_at: float | None = None,
     padded_length: int | None = None,
     augment: Sequence[AugmentStep] = (),
@@ -70,6 +71,7 @@ def collate(
         temperatures=tuple(temperatures),
         sample_ids=list(_samples(rows)),
         drawn_at=drawn_at,
+        std_P=_positions(rows[schema.STD], length, 1.0) if schema.STD in rows else None,
     )
 
 

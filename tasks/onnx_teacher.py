@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import ModelError, one_line
-from storage.options import Keep
+from storage.options import Keep, numbers_among
 from storage.spec import InputSpec
 from tasks.nn.batch import by_position
 from tasks.nn.models import probe_inputs
@@ -117,10 +117,12 @@ class OnnxTeacher:
             label_P: hard labels, int64, negative where there is none; or None.
             reduction: what is to be kept.
         """
-        if not self._reduces or reduction.selection.keep not in _IN_GRAPH:
+        numbers = numbers_among(reduction.temperatures)
+        in_graph = reduction.selection.keep in _IN_GRAPH and numbers == reduction.temperatures
+        if not self._reduces or not in_graph:
             return None
         layout = Layout(
-            temperatures=reduction.temperatures,
+            temperatures=numbers,
             num_classes=reduction.num_classes,
             teacher_classes=self.num_classes,
             has_label=label_P is not None,

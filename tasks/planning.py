@@ -113,7 +113,7 @@ def estimate_bytes(plans: Sequence[ShardPlan], spec: LabelSetSpec) -> int:
     total = 0
     for plan in plans:
         entry = index_dtype(spec.num_classes).itemsize + logit_dtype(spec.codec).itemsize
-        numbers = len(spec.temperatures) + (2 if spec.has_label else 0)
+        numbers = len(spec.temperatures) + spec.has_std + (2 if spec.has_label else 0)
         per_position = spec.entries[plan.split] * entry + numbers * _FLOAT_BYTES
         total += plan.positions * per_position
     for given in spec.inputs:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from storage.options import temperature_names
 from tasks.report_headline import Comparison, comparisons_of
 from tasks.report_models import (
     METRICS,
@@ -205,7 +206,7 @@ def label_set_terms(report: Report) -> list[tuple[str, str]]:
     labels = part(report, "label_set")
     if not labels:
         return []
-    temperatures = ", ".join(f"{value:g}" for value in labels.get("temperatures") or ())
+    temperatures = ", ".join(temperature_names(labels.get("temperatures") or ()))
     splits = ", ".join(f"{k} {count_text(v)}" for k, v in part(labels, "samples").items())
     agreement = part(labels, "fidelity").get("agreement")
     aside = finite(labels.get("quarantined"))

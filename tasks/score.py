@@ -169,7 +169,7 @@ def read_results(store: Folder, card: Card, split: str) -> Results:
 def _teacher_entries(batch: Batch) -> tuple[Tensor, Tensor]:
     assert batch.rest_PT is not None
     rest_P = batch.rest_PT[:, batch.temperatures.index(_AT)]
-    return entry_log_probs(batch.logit_PK, rest_P, batch.temperatures[0], _AT)
+    return entry_log_probs(batch.logit_PK, rest_P, batch.temperature, _AT)
 
 
 def _counted(

@@ -113,6 +113,7 @@ def _columns(reduced: Reduced, spec: LabelSetSpec, split: str) -> list[tuple[str
         (schema.INDEX, kept.index_PK),
         (schema.LOGIT, kept.logit_PK),
         (schema.REST, kept.rest_PT),
+        (schema.STD, kept.std_P),
     ]
     if selection.varies:
         columns.append((schema.KEPT, kept.kept_P))
@@ -130,6 +131,8 @@ def _fidelity(reduced: Reduced, mask_R: Tensor, spec: LabelSetSpec) -> dict[str,
     kept = reduced.kept
     decoded = round_trip(kept.logit_PK.numpy(), spec.codec, level_scale(spec.temperatures))
     decoded_PK = torch.from_numpy(decoded)
-    codec_PT = codec_kl(kept.logit_PK, decoded_PK, kept.rest_PT, spec.temperatures)[mask_R]
+    codec_PT = codec_kl(kept.logit_PK, decoded_PK, kept.rest_PT, spec.temperatures, kept.std_P)[
+        mask_R
+    ]
     agreement_P = best_agrees(kept.logit_PK, decoded_PK)[mask_R]
     return fidelity_record([(reduced.fidelity, mask_R)], codec_PT, agreement_P, spec.temperatures)

@@ -7,7 +7,7 @@ from typing import Protocol
 from storage import schema
 from storage.augment_options import AugmentStep
 from storage.corpus import ROWS_OF_GROUP, Corpus
-from storage.options import Keep
+from storage.options import AnyTemperature, Keep
 from storage.reader import LabelSet
 from storage.rows import Rows
 
@@ -24,7 +24,7 @@ class Source(Protocol):
         """Rows of each row group."""
 
     @property
-    def temperatures(self) -> tuple[float, ...]:
+    def temperatures(self) -> tuple[AnyTemperature, ...]:
         """The stored temperatures; none where there are no soft labels."""
 
     @property
@@ -73,7 +73,7 @@ class CorpusSource:
         self.group_sizes = tuple(min(ROWS_OF_GROUP, count - start) for start in starts)
         self.digest = corpus.digest_of_split(split)
         self.augment = corpus.form.augment_of(split)
-        self.temperatures: tuple[float, ...] = ()
+        self.temperatures: tuple[AnyTemperature, ...] = ()
         self.drawn_at: float | None = None
 
     def read(self, group: int) -> Rows:

@@ -11,7 +11,7 @@ from storage import layout
 from storage.cards import Card, publish
 from storage.errors import RecipeError
 from storage.files import Folder
-from storage.options import TRAIN, VALIDATION, Keep
+from storage.options import TRAIN, VALIDATION, Keep, temperature_names
 from storage.reader import LabelSet
 from storage.spec import LabelSetSpec
 from tasks.checkpoints import clear_checkpoints
@@ -107,7 +107,7 @@ def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> N
         raise RecipeError(f"{where}.loss.soft: {kept_set_fault(drawn=drawn)}")
     wanted = loss.temperature
     if loss.soft_weight > 0 and wanted is not None and wanted not in spec.temperatures:
-        stored = ", ".join(f"{value:g}" for value in spec.temperatures)
+        stored = ", ".join(temperature_names(spec.temperatures))
         raise RecipeError(
             f"{where}.loss.temperature: expected one of the stored temperatures {stored}, got "
             f"{wanted:g}; add it to labels.temperatures to have it stored"

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from storage.options import STD, AnyTemperature
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -30,6 +32,8 @@ class Batch:
         temperatures: those of `rest_PT`; the first is T.
         sample_ids: the B samples.
         drawn_at: of a sampled set, the stored temperature at which it was drawn; or None.
+        std_P: the deviation of the teacher's logits, float32 and above 0: the temperature of each
+            position at `std`, 1 where none is stored; None where that is no stored temperature.
         features: what is stored of the teacher's inside, [B, ...] by `storage.features` name.
     """
 
@@ -42,9 +46,10 @@ class Batch:
     label_logit_P: Tensor | None
     mask_P: Tensor
     real_P: Tensor
-    temperatures: tuple[float, ...]
+    temperatures: tuple[AnyTemperature, ...]
     sample_ids: Sequence[str]
     drawn_at: float | None = None
+    std_P: Tensor | None = None
     features: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -56,6 +61,30 @@ class Batch:
     def lengths_B(self) -> Tensor:
         """Positions of each sample that are there, int64."""
         return self.real_P.reshape(self.num_samples, -1).sum(dim=1)
+
+    @property
+    def temperature(self) -> float:
+        """T: logits are stored as (z - m) / T."""
+        first = self.temperatures[0]
+        assert first != STD
+        return first
+
+    def at(self, temperature: AnyTemperature) -> float | Tensor:
+        """What logits are divided by at a stored temperature: a number, or each position's own [P].
+
+        Raises:
+            ValueError: the deviations of positions are not stored.
+        """
+        if temperature != STD:
+            return temperature
+        if self.std_P is None:
+            raise ValueError("the temperature std is not stored; it has to be in temperatures")
+        return self.std_P
+
+    def rest_at(self, temperature: AnyTemperature) -> Tensor:
+        """What is stored of all classes that are not kept, at a stored temperature; [P]."""
+        assert self.rest_PT is not None
+        return self.rest_PT[:, self.temperatures.index(temperature)]
 
     @property
     def present_PK(self) -> Tensor:
@@ -94,6 +123,7 @@ class Batch:
             mask_P=self.mask_P[rows],
             real_P=self.real_P[rows],
             sample_ids=self.sample_ids[start:stop],
+            std_P=cut(self.std_P),
             features={name: tensor[start:stop] for name, tensor in self.features.items()},
         )
 
@@ -120,6 +150,7 @@ class Batch:
             label_logit_P=move(self.label_logit_P),
             mask_P=self.mask_P.to(device),
             real_P=self.real_P.to(device),
+            std_P=move(self.std_P),
             features={
                 name: tensor.to(device, non_blocking=True) for name, tensor in self.features.items()
             },

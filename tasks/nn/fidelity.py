@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from storage.options import STD, AnyTemperature, temperature_names
 from tasks.nn.gathered import Gathered
 from tasks.nn.others import Others
 from tasks.nn.positions import join
@@ -39,7 +40,7 @@ class Fidelity:
 def fidelity_of(
     found: Gathered,
     kept_P: Tensor | None,
-    temperatures: Sequence[float],
+    temperatures: Sequence[AnyTemperature],
     drawn_at: float | None = None,
 ) -> Fidelity:
     """Compare kept entries with the full softmax, in float64.
@@ -55,14 +56,15 @@ def fidelity_of(
     kept = found.index_PK.shape[1] if kept_P is None else kept_P.double()
     num_others_P = torch.zeros_like(rest_PT[:, 0]) + (found.num_classes - kept)
     log_p_TPK, retained, truncation = [], [], []
-    for column, at in enumerate(temperatures):
+    for column, temperature in enumerate(temperatures):
+        at_P = found.at_P(temperature)
         rest_P = rest_PT[:, column].exp()
-        kept_mass_P = (above_PK / at).exp().sum(dim=1)
+        kept_mass_P = (above_PK / at_P[:, None]).exp().sum(dim=1)
         total_P = kept_mass_P + rest_P
         retained.append(kept_mass_P / total_P)
-        place = found.temperatures.index(at)
-        truncation.append(rest_P / total_P * _unevenness(found.others, place, at, num_others_P))
-        log_p_TPK.append(above_PK / at - total_P.log()[:, None])
+        place = found.temperatures.index(temperature)
+        truncation.append(rest_P / total_P * _unevenness(found.others, place, at_P, num_others_P))
+        log_p_TPK.append(above_PK / at_P[:, None] - total_P.log()[:, None])
     effective_PT = None
     if found.count_PK is not None and drawn_at is not None:
         log_drawn_PK = log_p_TPK[list(temperatures).index(drawn_at)]
@@ -73,25 +75,39 @@ def fidelity_of(
     return Fidelity(retained_PT, torch.stack(truncation, dim=1).to(dtype), effective_PT)
 
 
-def _unevenness(others: Others, place: int, temperature: float, num_others_P: Tensor) -> Tensor:
+def _unevenness(others: Others, place: int, at_P: Tensor, num_others_P: Tensor) -> Tensor:
     """KL of the softmax among the others against their even distribution; [P]."""
     mass_P = others.mass_PT[:, place].double()
-    moment_P = others.moment_PT[:, place].double() / temperature
+    moment_P = others.moment_PT[:, place].double() / at_P
     uneven_P = moment_P / mass_P - mass_P.log() + num_others_P.log()
     return torch.where(mass_P > 0, uneven_P, 0.0).clamp(min=0.0)
 
 
 def codec_kl(
-    logit_PK: Tensor, decoded_PK: Tensor, rest_PT: Tensor, temperatures: Sequence[float]
+    logit_PK: Tensor,
+    decoded_PK: Tensor,
+    rest_PT: Tensor,
+    temperatures: Sequence[AnyTemperature],
+    std_P: Tensor | None = None,
 ) -> Tensor:
-    """KL over the k + 1 entries, before against after encoding; [P, T]."""
+    """KL over the k + 1 entries, before against after encoding; [P, T].
+
+    Args:
+        logit_PK: as they were before.
+        decoded_PK: as they are afterwards.
+        rest_PT: of these temperatures.
+        temperatures: T first.
+        std_P: the temperature of each position at `std`, where that is among them.
+    """
+    first = temperatures[0]
+    assert first != STD
     found = []
-    for place, at in enumerate(temperatures):
+    for place, temperature in enumerate(temperatures):
+        at = temperature if temperature != STD else std_P
+        assert at is not None
         rest_P = rest_PT[:, place]
-        log_p_PK, log_rest_P = entry_log_probs(logit_PK, rest_P, temperatures[0], at)
-        log_q_PK, log_q_rest_P = entry_log_probs(
-            decoded_PK.to(logit_PK.dtype), rest_P, temperatures[0], at
-        )
+        log_p_PK, log_rest_P = entry_log_probs(logit_PK, rest_P, first, at)
+        log_q_PK, log_q_rest_P = entry_log_probs(decoded_PK.to(logit_PK.dtype), rest_P, first, at)
         kept_kl_P = _kl(log_p_PK, log_q_PK).sum(dim=1)
         found.append((kept_kl_P + _kl(log_rest_P, log_q_rest_P)).clamp(min=0.0))
     return torch.stack(found, dim=1)
@@ -120,7 +136,7 @@ def fidelity_record(
     parts: Iterable[tuple[Fidelity, Tensor]],
     codec_PT: Tensor,
     agreement_P: Tensor,
-    temperatures: Sequence[float],
+    temperatures: Sequence[AnyTemperature],
 ) -> dict[str, Any]:
     """The fidelity of a shard as plain numbers.
 
@@ -132,7 +148,7 @@ def fidelity_record(
     """
     whole = join([_mask(fidelity, mask_P) for fidelity, mask_P in parts])
     by_temperature = {}
-    for place, temperature in enumerate(temperatures):
+    for place, name in enumerate(temperature_names(temperatures)):
         retained = _numbers(whole.retained_PT[:, place])
         entry: dict[str, Any] = {
             "retained_mass": {
@@ -144,7 +160,7 @@ def fidelity_record(
         }
         if whole.effective_PT is not None:
             entry["effective_draws"] = _mean(_numbers(whole.effective_PT[:, place]))
-        by_temperature[f"{temperature:g}"] = entry
+        by_temperature[name] = entry
     return {
         "temperatures": by_temperature,
         "agreement": _mean(_numbers(agreement_P)),

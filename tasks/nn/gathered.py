@@ -14,6 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from storage.options import STD, AnyTemperature
 from tasks.nn.others import Others
 from tasks.nn.positions import some_rows
 
@@ -34,6 +35,8 @@ class Gathered:
         best_P: the best class, padding included.
         bad_P: whether there is NaN, +inf or nothing but -inf.
         statistics: by column name.
+        std_P: the temperature of each position at `std`, rounded to float32; None where that is
+            not among `temperatures`.
     """
 
     index_PK: Tensor
@@ -42,11 +45,12 @@ class Gathered:
     most_P: Tensor
     label_P: Tensor | None
     others: Others
-    temperatures: tuple[float, ...]
+    temperatures: tuple[AnyTemperature, ...]
     num_classes: int
     best_P: Tensor
     bad_P: Tensor
     statistics: dict[str, Tensor]
+    std_P: Tensor | None = None
 
     @classmethod
     def of(
@@ -54,7 +58,7 @@ class Gathered:
         positions: int,
         num_classes: int,
         width: int,
-        temperatures: Sequence[float],
+        temperatures: Sequence[AnyTemperature],
         like: Tensor,
         *,
         drawn: bool,
@@ -79,15 +83,23 @@ class Gathered:
             best_P=zeros(positions, dtype=torch.int64),
             bad_P=zeros(positions, dtype=torch.bool),
             statistics={name: zeros(positions) for name in statistics},
+            std_P=zeros(positions) + 1 if STD in temperatures else None,
         )
 
     def rows(self, rows: slice) -> Gathered:
         """Some of the positions, sharing memory."""
         return some_rows(self, rows)
 
-    def rest_PT(self, temperatures: Sequence[float]) -> Tensor:
+    def at_P(self, temperature: AnyTemperature) -> Tensor:
+        """What logits are divided by at a temperature, in float64: [1], or [P] for `std`."""
+        if temperature != STD:
+            return self.most_P.new_full((1,), temperature, dtype=torch.float64)
+        assert self.std_P is not None
+        return self.std_P.double()
+
+    def rest_PT(self, temperatures: Sequence[AnyTemperature]) -> Tensor:
         """Logsumexp over the others, relative to the largest real logit, in float64."""
         places = [self.temperatures.index(at) for at in temperatures]
-        above_P1 = (self.others.largest_P.double() - self.most_P.double())[:, None]
-        at_T = torch.tensor(temperatures, dtype=torch.float64, device=above_P1.device)
-        return self.others.mass_PT[:, places].double().log() + above_P1 / at_T
+        above_P = self.others.largest_P.double() - self.most_P.double()
+        above_PT = torch.stack([above_P / self.at_P(at) for at in temperatures], dim=1)
+        return self.others.mass_PT[:, places].double().log() + above_PT

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from storage.options import Keep, Selection
 from storage.spec import STATISTICS
+from tasks.nn.deviation import std_temperature
 from tasks.nn.draws import draw
 from tasks.nn.gathered import Gathered
 from tasks.nn.largest import Candidates, largest
@@ -103,6 +104,8 @@ class Reader:
             place_G = place_G + self._num_classes
             found.best_P.copy_(torch.where(padding_G > found.most_P, place_G, found.best_P))
         found.others.largest_P.copy_(left_G.masked_fill(left_G == -math.inf, 0.0))
+        if found.std_P is not None:
+            self._read_std(real_GC, found.most_P, found.std_P)
         self._read_others(logit_GC, found)
         if label_G is not None:
             assert found.label_P is not None
@@ -137,6 +140,11 @@ class Reader:
         found.best_P.copy_(best_G1[:, 0])
         return real_GC.scatter(1, drawn.index_PK, -math.inf).amax(dim=1)
 
+    def _read_std(self, real_GC: Tensor, most_G: Tensor, std_G: Tensor) -> None:
+        for start in range(0, len(real_GC), self._at_once):
+            some = slice(start, start + self._at_once)
+            std_G[some] = std_temperature(real_GC[some], most_G[some], self._scratch)
+
     def _read_others(self, logit_GC: Tensor, found: Gathered) -> None:
         if self._nothing_left:
             found.others.mass_PT.zero_()
@@ -146,7 +154,8 @@ class Reader:
             some = slice(start, start + self._at_once)
             part = found.others.rows(some)
             index_GK = found.index_PK[some]
-            sum_others(logit_GC[some], index_GK, found.temperatures, self._scratch, part)
+            std_G = None if found.std_P is None else found.std_P[some]
+            sum_others(logit_GC[some], index_GK, found.temperatures, self._scratch, part, std_G)
 
 
 def _statistics(logit_PC: Tensor) -> dict[str, Tensor]:

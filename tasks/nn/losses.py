@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from storage.errors import RecipeError
+from storage.options import temperature_names
 from tasks.loss_options import LossOptions, SoftLoss, Tail, kept_set_fault
 from tasks.nn.batch import Batch
 from tasks.nn.fidelity import draw_weights
@@ -89,7 +90,7 @@ def soft_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> Tensor:
     # A student in half precision must not make its teacher coarse.
     dtype = torch.promote_types(logit_PC.dtype, torch.float32)
     teacher_PK, teacher_rest_P = entry_log_probs(
-        batch.logit_PK.to(dtype), rest_P.to(dtype), batch.temperatures[0], at
+        batch.logit_PK.to(dtype), rest_P.to(dtype), batch.temperature, at
     )
     # Positions that do not count may hold nothing at all: they get no mass, hence no gradient.
     teacher_PK = teacher_PK.masked_fill(~batch.mask_P[:, None], -math.inf)
@@ -116,8 +117,10 @@ def sampled_loss(logit_PC: Tensor, batch: Batch, options: LossOptions) -> Tensor
     assert batch.rest_PT is not None
     assert batch.drawn_at is not None
     drawn_rest_P = batch.rest_PT[:, stored.index(batch.drawn_at)]
-    log_p_PK, _ = entry_log_probs(logit_PK, rest_P.to(dtype), stored[0], at)
-    log_drawn_PK, _ = entry_log_probs(logit_PK, drawn_rest_P.to(dtype), stored[0], batch.drawn_at)
+    log_p_PK, _ = entry_log_probs(logit_PK, rest_P.to(dtype), batch.temperature, at)
+    log_drawn_PK, _ = entry_log_probs(
+        logit_PK, drawn_rest_P.to(dtype), batch.temperature, batch.drawn_at
+    )
     share_PK = batch.weight_PK.to(dtype).masked_fill(~batch.mask_P[:, None], 0.0)
     weight_PK = draw_weights(log_p_PK, log_drawn_PK, share_PK)
     student_PK, _ = kept_log_probs(logit_PC, batch.index_PK, batch.present_PK, at)
@@ -147,9 +150,9 @@ def _stored_rest(batch: Batch, options: LossOptions) -> tuple[float, Tensor]:
     """The temperature of the loss, and what is stored of the classes that are not kept."""
     if batch.index_PK.shape[1] == 0 or batch.rest_PT is None:
         raise RecipeError("loss.soft_weight: expected 0 where there are no soft labels")
-    at = batch.temperatures[0] if options.temperature is None else options.temperature
+    at = batch.temperature if options.temperature is None else options.temperature
     if at not in batch.temperatures:
-        stored = ", ".join(f"{value:g}" for value in batch.temperatures)
+        stored = ", ".join(temperature_names(batch.temperatures))
         raise RecipeError(
             f"loss.temperature: expected one of the stored temperatures {stored}, got {at:g}; "
             "add it to labels.temperatures to have it stored"

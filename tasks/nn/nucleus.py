@@ -58,9 +58,10 @@ def _joined(found: Gathered, more_PK: Tensor) -> Others:
     shift_P = torch.where(some_P, before_P - largest_P, 0.0)
     shift_PK = torch.where(more_PK == -math.inf, 0.0, more_PK - largest_P[:, None])
     masses, moments = [], []
-    for place, at in enumerate(found.temperatures):
-        scale_P = (shift_P / at).exp()
-        weight_PK = ((more_PK - largest_P[:, None]) / at).exp()
+    for place, temperature in enumerate(found.temperatures):
+        at_P = found.at_P(temperature)
+        scale_P = (shift_P / at_P).exp()
+        weight_PK = ((more_PK - largest_P[:, None]) / at_P[:, None]).exp()
         mass_P = before.mass_PT[:, place].double()
         moment_P = before.moment_PT[:, place].double() + mass_P * shift_P
         masses.append(weight_PK.sum(dim=1) + scale_P * mass_P)

@@ -7,7 +7,8 @@ vanishes however peaked the teacher is.
 
 One exponential a class serves all temperatures that are powers of two of each other: that of the
 largest is squared, which adds its relative error of 2^-23 to itself, 16 times at most. `exp2` is
-used for its speed: a fifth of the time of `exp` on a CPU with AVX-512.
+used for its speed: a fifth of the time of `exp` on a CPU with AVX-512. `std`, where each position
+has a temperature of its own, takes an exponential of its own.
 
 Rows of scratch are a multiple of 32 classes wide, so that no class is computed by the scalar code
 of a loop's end: a position's numbers do not depend on its place in the block.
@@ -24,6 +25,8 @@ from typing import Self
 
 import torch
 from torch import Tensor
+
+from storage.options import STD, AnyTemperature, numbers_among
 
 _LANES = 32
 _LARGEST_POWER = 16
@@ -86,9 +89,10 @@ def chains(temperatures: Sequence[float]) -> list[list[int]]:
 def sum_others(
     logit_PC: Tensor,
     kept_PK: Tensor,
-    temperatures: Sequence[float],
+    temperatures: Sequence[AnyTemperature],
     scratch: Scratch,
     others: Others,
+    std_P: Tensor | None = None,
 ) -> None:
     """Write the sums over the classes that are not in `kept_PK` into `others`.
 
@@ -98,26 +102,57 @@ def sum_others(
         temperatures: T.
         scratch: for P positions at least.
         others: its largest are read, its sums are written.
+        std_P: the temperatures of the positions at `std`, where that is among them.
     """
     positions, num_classes = logit_PC.shape
     distance_PW = scratch.distance_PW[:positions]
     power_PW = scratch.power_PW[:positions]
     product_PW = scratch.product_PW[:positions]
     both_2PW = scratch.both_2PW[:, :positions]
-    lowest = _NOTHING[logit_PC.dtype] * math.log(2) * max(temperatures)
+    sums_T2P = logit_PC.new_empty(len(temperatures), 2, positions)
     torch.sub(logit_PC, others.largest_P[:, None], out=distance_PW[:, :num_classes])
+    if std_P is not None:
+        distance_PW[:, num_classes:] = 0
+        _weigh_at_std(distance_PW, kept_PK, num_classes, std_P, power_PW, product_PW)
+        place = temperatures.index(STD)
+        torch.sum(both_2PW, dim=2, out=sums_T2P[place])
+        sums_T2P[place, 1].mul_(std_P).mul_(math.log(2))
+    numbers = numbers_among(temperatures)
+    places = [temperatures.index(at) for at in numbers]
+    lowest = _NOTHING[logit_PC.dtype] * math.log(2) * max(numbers)
     distance_PW[:, num_classes:] = lowest
     distance_PW.scatter_(1, kept_PK, lowest).clamp_(min=lowest)
-    sums_T2P = logit_PC.new_empty(len(temperatures), 2, positions)
-    for chain in chains(temperatures):
-        at = temperatures[chain[0]]
+    for chain in chains(numbers):
+        at = numbers[chain[0]]
         torch.mul(distance_PW, math.log2(math.e) / at, out=power_PW).exp2_()
         torch.mul(distance_PW, power_PW, out=product_PW)
         for place in chain:
-            while at > temperatures[place]:
+            while at > numbers[place]:
                 product_PW.mul_(power_PW)
                 power_PW.mul_(power_PW)
                 at /= 2
-            torch.sum(both_2PW, dim=2, out=sums_T2P[place])
+            torch.sum(both_2PW, dim=2, out=sums_T2P[places[place]])
     others.mass_PT.copy_(sums_T2P[:, 0].T)
     others.moment_PT.copy_(sums_T2P[:, 1].T)
+
+
+def _weigh_at_std(
+    distance_PW: Tensor,
+    kept_PK: Tensor,
+    num_classes: int,
+    std_P: Tensor,
+    power_PW: Tensor,
+    product_PW: Tensor,
+) -> None:
+    """Write exp(d / T) into `power`, and that times d / (T log 2) into `product`; T by position.
+
+    What is a clear nothing at T = 1 may not be one at the deviation of logits that lie far apart,
+    so distances are not cut off before they are divided.
+    """
+    nothing = _NOTHING[distance_PW.dtype]
+    torch.mul(distance_PW, math.log2(math.e) / std_P[:, None], out=power_PW)
+    power_PW[:, num_classes:] = nothing
+    power_PW.scatter_(1, kept_PK, nothing).clamp_(min=nothing)
+    product_PW.copy_(power_PW)
+    power_PW.exp2_()
+    product_PW.mul_(power_PW)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from storage.options import Keep, Selection
+from storage.options import AnyTemperature, Keep, Selection
 from storage.spec import STATISTICS
 from tasks.nn.fidelity import Fidelity, fidelity_of
 from tasks.nn.gathered import Gathered
@@ -47,7 +47,7 @@ class Reduction:
     """
 
     selection: Selection
-    temperatures: tuple[float, ...]
+    temperatures: tuple[AnyTemperature, ...]
     num_classes: int
     statistics: bool = False
 
@@ -132,7 +132,7 @@ def capture(
     logit_PC: Tensor,
     label_P: Tensor | None,
     selection: Selection | int,
-    temperatures: Sequence[float],
+    temperatures: Sequence[AnyTemperature],
     *,
     keys_P: NDArray[np.uint64] | None = None,
     num_classes: int | None = None,

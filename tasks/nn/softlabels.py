@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from storage.options import Keep, Selection
+from storage.options import STD, AnyTemperature, Keep, Selection
 from tasks.nn.batch import Batch
 from tasks.nn.gathered import Gathered
 
@@ -34,6 +34,7 @@ class SoftLabels:
         kept_P: how many entries there are, where that varies; or None.
         count_PK: how often each class was drawn, of a sampled set; or None.
         statistics: per position, by column name.
+        std_P: T_t of each position where the rest is stored at `std`; or None.
     """
 
     index_PK: Tensor
@@ -43,10 +44,11 @@ class SoftLabels:
     kept_P: Tensor | None
     count_PK: Tensor | None
     statistics: dict[str, Tensor]
+    std_P: Tensor | None = None
 
 
 def soft_labels(
-    found: Gathered, kept_P: Tensor | None, temperatures: Sequence[float]
+    found: Gathered, kept_P: Tensor | None, temperatures: Sequence[AnyTemperature]
 ) -> SoftLabels:
     """The soft labels of what was read from the logits.
 
@@ -57,14 +59,17 @@ def soft_labels(
     """
     most_P = found.most_P
     label_P = found.label_P
+    at = temperatures[0]
+    assert at != STD
     return SoftLabels(
         found.index_PK,
-        (found.value_PK - most_P[:, None]) / temperatures[0],
+        (found.value_PK - most_P[:, None]) / at,
         found.rest_PT(temperatures).to(most_P.dtype),
-        None if label_P is None else (label_P - most_P) / temperatures[0],
+        None if label_P is None else (label_P - most_P) / at,
         kept_P,
         found.count_PK,
         found.statistics,
+        found.std_P,
     )
 
 
@@ -74,7 +79,7 @@ def top_k(k: int) -> Selection:
 
 
 def entry_log_probs(
-    logit_PK: Tensor, rest_P: Tensor, temperature: float, at: float
+    logit_PK: Tensor, rest_P: Tensor, temperature: float, at: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the kept classes and of all others together, at temperature `at`.
 
@@ -82,17 +87,20 @@ def entry_log_probs(
         logit_PK: stored logits, (z - m) / `temperature`.
         rest_P: the stored rest of `at`.
         temperature: T.
-        at: T_t.
+        at: T_t; of each position its own [P] for `std`.
 
     Returns:
         [P, K] and [P]; -inf where there is no mass.
     """
-    scaled_PK = logit_PK * (temperature / at)
+    at_P1 = at[:, None] if isinstance(at, Tensor) else at
+    scaled_PK = logit_PK * (temperature / at_P1)
     total_P = torch.logaddexp(torch.logsumexp(scaled_PK, dim=1), rest_P)
     return scaled_PK - total_P[:, None], rest_P - total_P
 
 
-def label_nll(soft: SoftLabels | Batch, temperatures: Sequence[float], at: float) -> Tensor:
+def label_nll(
+    soft: SoftLabels | Batch, temperatures: Sequence[AnyTemperature], at: float
+) -> Tensor:
     """The teacher's exact negative log-likelihood of the hard label at a stored temperature.
 
     Returns:
@@ -100,7 +108,9 @@ def label_nll(soft: SoftLabels | Batch, temperatures: Sequence[float], at: float
     """
     assert soft.label_logit_P is not None
     assert soft.rest_PT is not None
-    scale = temperatures[0] / at
+    first = temperatures[0]
+    assert first != STD
+    scale = first / at
     rest_P = soft.rest_PT[:, list(temperatures).index(at)]
     total_P = torch.logaddexp(torch.logsumexp(soft.logit_PK * scale, dim=1), rest_P)
     return total_P - soft.label_logit_P * scale

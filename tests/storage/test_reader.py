@@ -65,9 +65,9 @@ class TestOpen:
             LabelSet.open(labels.folder)
 
     def test_a_newer_format_is_refused(self, labels):
-        content = labels.manifest.model_dump(mode="json") | {"format_version": 4}
+        content = labels.manifest.model_dump(mode="json") | {"format_version": 5}
         labels.folder.write_bytes(layout.MANIFEST, seal(content))
-        with refused(IntegrityError, "format version 4", "up to 3", "use a newer softlabel"):
+        with refused(IntegrityError, "format version 5", "up to 4", "use a newer softlabel"):
             LabelSet.open(labels.folder)
 
 

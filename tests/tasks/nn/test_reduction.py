@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.options import Keep, Selection
+from storage.options import STD, Keep, Selection
 from storage.order import position_keys
 from tasks.nn.others import chains
 from tasks.nn.reduction import Reduction, reduce_logits
@@ -93,11 +93,11 @@ def test_a_position_depends_on_itself_alone(selection):
 
     def parts(rows):
         found = reduced(
-            logit_PC[rows], label_P[rows], selection, TEMPERATURES, keys_P=keys_P[rows],
+            logit_PC[rows], label_P[rows], selection, (*TEMPERATURES, STD), keys_P=keys_P[rows],
             statistics=True,
         )  # fmt: skip
         kept, fidelity = found.kept, found.fidelity
-        columns = [kept.index_PK, kept.logit_PK, kept.rest_PT, kept.label_logit_P]
+        columns = [kept.index_PK, kept.logit_PK, kept.rest_PT, kept.label_logit_P, kept.std_P]
         columns += [fidelity.retained_PT, fidelity.truncation_PT, *kept.statistics.values()]
         return columns
 
