@@ -4,7 +4,6 @@ Shape letters: P positions, C classes, K kept.
 """
 
 import dataclasses
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from storage.errors import RecipeError
 from tasks.loss_options import LossOptions, Tail
@@ -109,34 +107,6 @@ def test_with_every_class_kept_it_is_the_kl_of_torch(case, at):
         _close(got, wanted)
 
 
-@pytest.mark.parametrize("k", [1, 3, 6])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 7.3])
-def test_the_gradient_written_by_hand_is_that_of_the_function(k, temperature):
-    torch.manual_seed(k)
-    logit_PC = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
-    index_PK = torch.stack([torch.randperm(6)[:k] for _ in range(5)])
-    present_PK = torch.rand(5, k) < 0.6
-    present_PK[:, 0] = True
-
-    def function(logits):
-        kept_PK, rest_P = kept_log_probs(logits, index_PK, present_PK, temperature)
-        # Where nothing is left the rest is -inf, which no loss takes part in.
-        return kept_PK, rest_P[~torch.isneginf(rest_P)]
-
-    assert torch.autograd.gradcheck(function, (logit_PC,))
-
-
-@given(cases(), st.sampled_from(TEMPERATURES))
-def test_kept_and_rest_of_the_student_are_its_dense_softmax(case, at):
-    student_PC, _, _batch, kept = case
-    present_PK = torch.ones_like(torch.tensor(kept), dtype=torch.bool)
-    log_q_PK, log_rest_P = kept_log_probs(student_PC, torch.tensor(kept), present_PK, at)
-    for place, logit_C in enumerate(student_PC.numpy()):
-        want_K, want_rest = dense.kept_and_rest(logit_C, kept[place], at)
-        dense.assert_log_equal(log_q_PK[place], want_K)
-        dense.assert_log_equal(log_rest_P[place], want_rest)
-
-
 def test_a_student_may_mask_classes_that_the_teacher_masks():
     teacher_PC = torch.tensor([[1.0, 0.0, -torch.inf]], dtype=torch.float64)
     student_PC = torch.tensor([[0.5, 0.2, -torch.inf]], dtype=torch.float64)
@@ -213,22 +183,6 @@ def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_0():
     assert (gradient == 0).all()
 
 
-@given(cases(), st.sampled_from(Tail), st.integers(1, 20))
-def test_blocks_of_rows_give_what_the_whole_gives(case, tail, elements):
-    student_PC, _, batch, _ = case
-    options = LossOptions(soft_weight=1.0, tail=tail)
-
-    def both():
-        return _value_and_gradient(
-            lambda logits: soft_loss(logits, batch, options)[batch.mask_P].sum(), student_PC
-        )
-
-    whole = both()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.nn.kept_log_probs._BLOCK_ELEMENTS", elements)
-        assert all(torch.equal(a, b) for a, b in zip(whole, both(), strict=True))
-
-
 @pytest.mark.parametrize("tail", Tail)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_student_in_half_precision_learns_from_an_exact_teacher(dtype, tail):
@@ -252,40 +206,6 @@ def test_a_student_in_half_precision_learns_from_an_exact_teacher(dtype, tail):
         soft.double(), soft_loss(student_PC.double(), batch, options), rtol=1e-4, atol=1e-5
     )
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=2e-2, atol=2e-4)
-
-
-class _Large(TorchDispatchMode):
-    """Counts the storages of at least so many bytes that operations make."""
-
-    def __init__(self, size_bytes):
-        super().__init__()
-        self.size_bytes = size_bytes
-        self.made = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for entry in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(entry, torch.Tensor):
-                storage = entry.untyped_storage()
-                if storage.nbytes() >= self.size_bytes:
-                    self.made[storage.data_ptr()] += 1
-        return result
-
-
-def test_the_soft_loss_makes_no_dense_tensor_but_the_gradient(monkeypatch):
-    positions, classes = 256, 512
-    monkeypatch.setattr("tasks.nn.kept_log_probs._BLOCK_ELEMENTS", 8 * classes)
-    torch.manual_seed(0)
-    student_PC = torch.randn(positions, classes, requires_grad=True)
-    batch = batch_of(torch.randn(positions, classes), torch.zeros(positions).long(), 8, (2.0, 1.0))
-    options = LossOptions(soft_weight=1.0)
-    with _Large(positions * classes * 4 // 2) as forward:
-        value = distillation_loss(student_PC, batch, options).total
-    with _Large(positions * classes * 4 // 2) as backward:
-        value.backward()
-    assert set(forward.made) <= {student_PC.untyped_storage().data_ptr()}
-    others = set(backward.made) - {student_PC.untyped_storage().data_ptr()}
-    assert others == {student_PC.grad.untyped_storage().data_ptr()}
 
 
 # --- what is refused ----------------------------------------------------------------------------
