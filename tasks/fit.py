@@ -29,7 +29,9 @@ from tasks.model_options import ModelOptions
 from tasks.models import ModelForm, build
 from tasks.nn.batch import by_position
 from tasks.nn.frozen import freeze
+from tasks.nn.learner import Learner
 from tasks.nn.losses import distillation_loss
+from tasks.nn.ranks import Alone, Ranks
 from tasks.nn.trainer import StepResult, Trainer
 from tasks.progress import track
 from tasks.sources import Source
@@ -100,6 +102,7 @@ def fit(
     validation: Source | None,
     folder: Folder,
     device: torch.device,
+    ranks: Ranks | None = None,
 ) -> Fitted:
     """Fit a model, from the newest checkpoint below `folder` where there is one.
 
@@ -113,7 +116,9 @@ def fit(
     freeze(model, training.frozen, f"{job.where}.training.frozen")
     stream = Stream(source, training.batch_size, training.seed, training.window)
     total_steps = training.epochs * stream.batches_per_epoch
-    trainer = Trainer(model, job.loss, training, total_steps, device)
+    ranks = ranks or Alone()
+    learner = Learner(model, job.loss)
+    trainer = Trainer(learner, training, total_steps, device, ranks, f"{job.where}.training")
     checkpoints = Checkpoints(folder / layout.CHECKPOINTS, training.checkpoint_seconds)
     history: list[dict[str, Any]] = []
     saved = checkpoints.newest()
@@ -134,7 +139,8 @@ def fit(
                 if at_end and validation is not None:
                     history[-1] |= _validate(trainer, validation, job)
                 progress.advance(1, f"epoch {epoch + 1}/{training.epochs} loss {result.loss:.3f}")
-                checkpoints.save_if_due(trainer.step_number, _state(trainer, stream, history))
+                if ranks.rank == 0:
+                    checkpoints.save_if_due(trainer.step_number, _state(trainer, stream, history))
     return Fitted(trainer.model.cpu().eval(), history, trainer.step_number)
 
 
@@ -146,7 +152,7 @@ def validate(trainer: Trainer, source: Source, batch_size: int) -> dict[str, flo
         for batch in Stream(source, batch_size, shuffle=False):
             moved = batch.to(trainer.device)
             logit_PC = by_position(trainer.model(*moved.inputs))
-            parts = distillation_loss(logit_PC, moved, on_kept_set(trainer.loss))
+            parts = distillation_loss(logit_PC, moved, on_kept_set(trainer.learner.loss))
             counts_P = moved.mask_P & (moved.label_P >= 0)
             loss += parts.total.item() * moved.num_positions
             correct += ((logit_PC.argmax(dim=1) == moved.label_P) & counts_P).sum().item()

@@ -22,11 +22,10 @@ from storage.order import position_keys
 from storage.spec import LabelSetSpec
 from tasks.effort import Effort, Step
 from tasks.nn.batch import Batch
+from tasks.nn.memory import give_back_memory, is_out_of_memory
 from tasks.nn.positions import each_tensor, join
 from tasks.nn.reduction import Reduced, Reduction, reduce_logits
 from tasks.teachers import ReducingTeacher, Teacher
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory")
 
 
 def reduction_of(spec: LabelSetSpec, split: str) -> Reduction:
@@ -91,8 +90,7 @@ class Forward:
                     ) from error
             # Outside the handler: the error holds on to the tensors of the failed pass.
             self._too_many = min(len(batch.mask_P), self._too_many or len(batch.mask_P))
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back_memory()
         self.halved += 1
         middle = -(-batch.num_samples // 2)
         halves = (batch.part(0, middle), batch.part(middle, batch.num_samples))
@@ -134,15 +132,6 @@ class Forward:
         pinned.copy_(tensor, non_blocking=True)
         tensor.record_stream(self._copies)  # type: ignore[arg-type]
         return pinned
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        words in str(error).lower() for words in _OUT_OF_MEMORY
-    )
 
 
 def _keys(batch: Batch, seed: int) -> NDArray[np.uint64]:

@@ -1,109 +1,176 @@
-"""One training step after another: model, optimizer, schedule and random state, and nothing else.
+"""One training step after another: a learner, its optimizers, schedule and random state.
 
 The learning rate is a function of the step, so it needs no state. The state that `state` gives and
-`restore` takes continues training bit by bit on the same kind of device.
+`restore` takes continues training bit by bit on the same kind of device. All ranks take the same
+steps: what decides anything is a sum over all of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from storage.errors import NotFiniteError
-from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch
+from tasks.nn.gradients import HARD, SOFT, TOTAL, Gradients
 from tasks.nn.learner import Counts, Learner
+from tasks.nn.not_finite import Suspects, suspects_of
+from tasks.nn.optimizers import optimizers_of
+from tasks.nn.precision import Precision, require_precision
+from tasks.nn.random_state import random_state, seed_rank, set_random_state
+from tasks.nn.ranks import Alone, Ranks
 from tasks.training_options import TrainingOptions
-
-_NAMED_IDS = 3
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The losses of one step, as plain numbers, and its learning rate."""
+    """The losses of one step over all ranks, as plain numbers, and its learning rate.
+
+    Attributes:
+        loss: what was differentiated.
+        soft_loss: the soft loss, or None where it has no weight.
+        hard_loss: the hard loss, or None where it has no weight.
+        learning_rate: of this step.
+        samples: of the global batch.
+        matched: what else was compared with the teacher, by name.
+    """
 
     loss: float
     soft_loss: float | None
     hard_loss: float | None
     learning_rate: float
+    samples: int
+    matched: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
-    """Trains one model for a known number of steps."""
+    """Trains one model for a known number of steps.
+
+    Attributes:
+        learner: the model with all that it is taught by.
+        step_number: the steps that are done.
+    """
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: LossOptions,
+        learner: Learner,
         training: TrainingOptions,
         total_steps: int,
         device: torch.device,
+        ranks: Ranks | None = None,
+        where: str = "training",
     ) -> None:
-        self.model = model.to(device).train()
-        self.learner = Learner(self.model, loss)
-        self.loss = loss
+        """`where` is the field of the recipe, for messages.
+
+        Raises:
+            RecipeError: the optimizer or the precision is not to be had here.
+        """
+        require_precision(training.precision, device, where)
+        self.learner = learner.to(device).train()
         self.training = training
         self.total_steps = total_steps
         self.device = device
+        self.ranks = ranks or Alone()
         self.step_number = 0
-        self.optimizer = _optimizer(self.model, training)
+        self.precision = Precision(training.precision, device)
+        self.optimizers = optimizers_of(self.learner, training, where)
+        self.gradients = Gradients(
+            self.learner, self.precision, self.ranks, device, training.micro_batch_size
+        )
+        seed_rank(training.seed, self.ranks.rank, self.step_number)
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        return self.learner.model
 
     def step(self, batch: Batch) -> StepResult:
-        """Learn from one batch.
+        """Learn from one global batch.
+
+        Args:
+            batch: this rank's part of it.
 
         Raises:
-            ModelError: the model gives logits for other positions than have labels.
+            ModelError: the model gives logits for other positions than have labels, or memory
+                suffices for no sample.
             NotFiniteError: the loss or its gradient is NaN or infinite; the weights are then as
                 before.
         """
         batch = batch.to(self.device)
         rate = learning_rate(self.training, self.step_number, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.model.train()
-        parts = self.learner(batch, Counts.of(batch), self.step_number / self.total_steps)
-        self._require_finite("loss", parts.total, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        parts.total.backward()
-        # Clipping to an infinite norm changes nothing, and tells the norm.
-        limit = math.inf if self.training.clip_norm is None else self.training.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self._require_finite("norm of the gradient", norm, batch)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self.learner.train()
+        losses, counts = self.gradients.of(batch, self.done)
+        figures = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        if not math.isfinite(figures[TOTAL]):
+            raise self._not_finite("loss", figures[TOTAL], batch, counts)
+        self._learn(batch, counts)
         self.step_number += 1
-        return StepResult(parts.total.item(), _number(parts.soft), _number(parts.hard), rate)
+        return StepResult(
+            figures.pop(TOTAL),
+            figures.pop(SOFT, None),
+            figures.pop(HARD, None),
+            rate,
+            counts.samples,
+            figures,
+        )
+
+    @property
+    def done(self) -> float:
+        """The share of all steps that are done."""
+        return self.step_number / self.total_steps
 
     def state(self) -> dict[str, Any]:
         """All that training goes on from; tensors, numbers, lists and dicts only."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "learner": self.learner.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "precision": self.precision.state(),
             "step": self.step_number,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random": random_state(self.device),
+            "micro_batch_size": self.gradients.micro_batch_size,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        """Go on from what `state` gave, on any rank."""
+        self.learner.load_state_dict(state["learner"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.precision.restore(state["precision"])
         self.step_number = int(state["step"])
-        torch.set_rng_state(state["random"].cpu())
-        if self.device.type == "cuda" and state["random_cuda"]:
-            torch.cuda.set_rng_state_all([entry.cpu() for entry in state["random_cuda"]])
+        set_random_state(state["random"], self.device)
+        seed_rank(self.training.seed, self.ranks.rank, self.step_number)
+        self.gradients.restrict(state["micro_batch_size"])
 
-    def _require_finite(self, name: str, value: Tensor, batch: Batch) -> None:
-        if torch.isfinite(value):
-            return
-        ids = ", ".join(map(str, batch.sample_ids[:_NAMED_IDS]))
-        raise NotFiniteError(
-            f"step {self.step_number}: the {name} is {value.item()} on the batch of samples "
-            f"{ids}, ...; lower training.learning_rate, or look at these samples"
+    def _learn(self, batch: Batch, counts: Counts) -> None:
+        """Clip what is in the gradients, and let the optimizers take their step."""
+        for optimizer in self.optimizers:
+            self.precision.unscale(optimizer)
+        # Clipping to an infinite norm changes nothing, and tells the norm.
+        limit = math.inf if self.training.clip_norm is None else self.training.clip_norm
+        norm: Tensor = nn.utils.clip_grad_norm_(self.learner.parameters(), limit)
+        if bool(torch.isfinite(norm)):
+            for optimizer in self.optimizers:
+                self.precision.step(optimizer)
+            self.precision.after_step()
+        elif not self.precision.halve():
+            raise self._not_finite("norm of the gradient", norm.item(), batch, counts)
+
+    def _not_finite(self, name: str, value: float, batch: Batch, counts: Counts) -> NotFiniteError:
+        """Every rank says the same, and names the samples of the rank that has them."""
+        own = suspects_of(self.learner, batch, counts, self.done)
+        said = self.ranks.gather([str(own)] if own else [])
+        found = " and ".join(said) or str(Suspects("the batch of", batch.sample_ids))
+        return NotFiniteError(
+            f"step {self.step_number}: the {name} is {value}, from {found}; lower "
+            "training.learning_rate, or look at these samples"
         )
 
 
@@ -116,17 +183,3 @@ def learning_rate(training: TrainingOptions, step: int, total_steps: int) -> flo
     if training.schedule == "cosine":
         return training.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     return training.learning_rate * (1 - done if training.schedule == "linear" else 1.0)
-
-
-def _optimizer(model: nn.Module, training: TrainingOptions) -> torch.optim.Optimizer:
-    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    optimizer: torch.optim.Optimizer = kinds[training.optimizer](
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-    )
-    return optimizer
-
-
-def _number(value: Tensor | None) -> float | None:
-    return None if value is None else value.item()

@@ -266,7 +266,8 @@ def test_nan_stops_and_names_step_and_samples(tmp_path):
         training=TRAINING.model_copy(update={"batch_size": 1}),
     )
     with pytest.raises(
-        NotFiniteError, match=r"^students\.toy: step \d+: the loss is nan .* samples train-13, "
+        NotFiniteError,
+        match=r"^students\.toy: step \d+: the loss is nan, from .* loss of train-13; ",
     ):
         fit(the_job, CorpusSource(corpus, "train"), None, Folder.open(tmp_path), CPU)
 

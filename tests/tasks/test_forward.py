@@ -10,7 +10,7 @@ from storage.options import Keep, KeptSetOptions, LabelOptions
 from storage.spec import spec_of
 from tasks.collate import collate
 from tasks.effort import Effort
-from tasks.forward import Forward, is_out_of_memory
+from tasks.forward import Forward
 from tasks.nn.positions import some_rows
 from tests.tasks.toy import TableTeacher, block_corpus, numbered_corpus, random_table
 
@@ -73,14 +73,6 @@ def test_a_single_sample_that_is_too_large_is_named():
     forward = Forward(Small(TABLE, 0), spec(corpus), Effort())
     with pytest.raises(ModelError, match=r"out of memory for the sample train-0 alone: .*shorter"):
         forward.run(collate(corpus.splits["train"], ()), "train")
-
-
-def test_other_errors_are_not_taken_for_memory():
-    assert not is_out_of_memory(RuntimeError("shapes differ"))
-    assert not is_out_of_memory(KeyError("out of memory"))
-    assert is_out_of_memory(
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-    )
 
 
 @given(st.integers(1, 6), st.integers(0, 6))

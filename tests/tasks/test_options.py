@@ -94,10 +94,31 @@ def test_a_wrong_loss_is_refused(said):
         {"seed": -1},
         {"window": 0},
         {"checkpoint_seconds": -1.0},
+        {"micro_batch_size": 0},
+        {"precision": "float8"},
+        {"keep": "all"},
+        {"early_stopping": {"patience": 0}},
+        {"early_stopping": {"metric": "loss"}},
+        {"optimizer_arguments": {"momentum": 0.9}},
     ],
 )
 def test_wrong_training_is_refused(said):
     refused(lambda: TrainingOptions(**said), next(iter(said)))
+
+
+def test_an_argument_of_another_optimizer_is_refused_with_those_there_are():
+    wrong = {"optimizer": "sgd", "optimizer_arguments": {"momentun": 0.9}}
+    refused(lambda: TrainingOptions(**wrong), "sgd takes momentum, dampening, nesterov; did you")
+
+
+def test_how_weights_are_computed_is_no_part_of_their_identity():
+    plain = TrainingOptions().identity()
+    how = {"micro_batch_size": 2, "compile": True, "tensorboard": True, "checkpoint_seconds": 0}
+    assert TrainingOptions(**how).identity() == plain
+    for said in ({"precision": "bfloat16"}, {"keep": "best"}, {"early_stopping": {}}):
+        assert TrainingOptions(**said).identity() != plain
+        assert set(said) <= set(TrainingOptions(**said).identity())
+        assert not set(said) & set(plain)
 
 
 @pytest.mark.parametrize(

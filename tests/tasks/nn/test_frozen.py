@@ -7,9 +7,8 @@ from torch import nn
 from storage.errors import ModelError
 from tasks.loss_options import LossOptions
 from tasks.nn.frozen import freeze
-from tasks.nn.trainer import Trainer
 from tasks.training_options import TrainingOptions
-from tests.tasks.nn.test_trainer import CPU, batch
+from tests.tasks.nn.test_trainer import batch, trainer_of
 
 WHERE = "students.toy.training.frozen"
 
@@ -34,13 +33,14 @@ def test_what_is_frozen_stays_and_all_else_learns(optimizer, patterns, frozen):
     freeze(model, patterns, WHERE)
     before = {name: entry.detach().clone() for name, entry in model.named_parameters()}
     training = TrainingOptions(optimizer=optimizer, weight_decay=0.1, warmup=0.0)
-    trainer = Trainer(model, LossOptions(), training, 10, CPU)
+    trainer = trainer_of(model, LossOptions(), training, 10)
     for seed in range(3):
         trainer.step(batch(seed))
     same = {name for name, entry in model.named_parameters() if torch.equal(entry, before[name])}
     assert same == frozen
     learning = {name for name in before if name not in frozen}
-    assert sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(learning)
+    (optimizer,) = trainer.optimizers
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(learning)
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
