@@ -21,11 +21,27 @@ class Window:
 
     Attributes:
         groups: places of the row groups, in the order in which they are joined.
-        rows: the order of the joined rows, int64.
+        sizes: rows of each of them.
+        rows: which of the joined rows come, and in which order; int64, each at most once.
     """
 
     groups: tuple[int, ...]
+    sizes: tuple[int, ...]
     rows: NDArray[np.int64]
+
+    def only(self, rows: NDArray[np.int64]) -> Window:
+        """The same with fewer rows: row groups that none of them lies in are left out."""
+        ends = np.cumsum(self.sizes)
+        group_of = np.searchsorted(ends, rows, side="right")
+        wanted = np.zeros(len(self.sizes), np.bool_)
+        wanted[group_of] = True
+        left_out = np.cumsum(np.where(wanted, 0, self.sizes))
+        kept = np.flatnonzero(wanted).tolist()
+        return Window(
+            tuple(self.groups[place] for place in kept),
+            tuple(self.sizes[place] for place in kept),
+            rows - left_out[group_of],
+        )
 
 
 @dataclass(frozen=True)
@@ -56,12 +72,13 @@ class Order:
         groups = self._permutation(len(self.group_sizes), epoch, "groups")
         for place, start in enumerate(range(0, len(groups), self.window)):
             chosen = tuple(int(group) for group in groups[start : start + self.window])
-            size = sum(self.group_sizes[group] for group in chosen)
+            sizes = tuple(self.group_sizes[group] for group in chosen)
+            size = sum(sizes)
             if skip >= size:
                 skip -= size
                 continue
             rows = self._permutation(size, epoch, f"window {place}")
-            yield Window(chosen, rows[skip:])
+            yield Window(chosen, sizes, rows[skip:])
             skip = 0
 
     def _permutation(self, length: int, epoch: int, purpose: str) -> NDArray[np.int64]:

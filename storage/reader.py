@@ -1,11 +1,12 @@
 """Reading a label set: open, describe, and decode row groups.
 
 A reader trusts the manifest alone. The sha256 of a shard is checked when it is first opened, and
-page checksums at every read.
+page checksums at every read. Threads may read from one set: one after the other.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -39,6 +40,11 @@ class LabelSet:
         self._checked: set[str] = set()
         self._seen: set[str] = set()
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type[LabelSet], tuple[Folder, Manifest]]:
+        """In another process it is a set that was just opened."""
+        return LabelSet, (self.folder, self.manifest)
 
     @classmethod
     def open(cls, where: str | Folder, digest: str | None = None) -> LabelSet:
@@ -108,9 +114,10 @@ class LabelSet:
         """
         names = list(columns) if columns is not None else self.columns(shard.split)
         try:
-            shard_file = self._file(shard)
             stored = schema.stored_columns(self.spec, shard.split, names)
-            table = shard_file.parquet.read_row_group(group, columns=stored, use_threads=False)
+            with self._lock:
+                shard_file = self._file(shard)
+                table = shard_file.parquet.read_row_group(group, columns=stored, use_threads=False)
             return decode(table, self.spec, shard.split, names, shard_file.codebook)
         except IntegrityError as error:
             if self.url_of(shard) in str(error):
@@ -131,8 +138,10 @@ class LabelSet:
         for shard in self.shards(split):
             for group in range(len(shard.row_groups)):
                 yield self.read(shard, group, columns)
-            if shard.file in self._open:
-                self._open.pop(shard.file).close()
+            with self._lock:
+                opened = self._open.pop(shard.file, None)
+            if opened is not None:
+                opened.close()
                 pa.default_memory_pool().release_unused()
 
     def url_of(self, shard: ShardRecord) -> str:
@@ -148,11 +157,12 @@ class LabelSet:
         self._checked_content(shard)
 
     def _checked_content(self, shard: ShardRecord) -> bytes | None:
-        if shard.file in self._checked:
-            return None
-        content = check_bytes(self.folder, shard)
-        self._checked.add(shard.file)
-        return content
+        with self._lock:
+            if shard.file in self._checked:
+                return None
+            content = check_bytes(self.folder, shard)
+            self._checked.add(shard.file)
+            return content
 
     def _file(self, shard: ShardRecord) -> OpenShard:
         if shard.file in self._open:
@@ -168,5 +178,6 @@ class LabelSet:
 
     def close(self) -> None:
         """Close the files that were opened."""
-        while self._open:
-            self._open.popitem()[1].close()
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()

@@ -52,8 +52,13 @@ class Ragged:
         return Ragged(self.values_NW[first : first + int(lengths_B.sum())], lengths_B)
 
     def padded(self, length: int, fill: float | bool) -> Array:
-        """The values as [B, length] or [B, length, W], with `fill` where a sample has ended."""
+        """The values as [B, length] or [B, length, W], with `fill` where a sample has ended.
+
+        Where all samples have that length, without a copy.
+        """
         shape = (len(self), length, *self.values_NW.shape[1:])
+        if len(self.values_NW) == len(self) * length and (self.lengths_B == length).all():
+            return self.values_NW.reshape(shape)
         block = np.full(shape, fill, dtype=self.values_NW.dtype)
         block[np.arange(length) < self.lengths_B[:, None]] = self.values_NW
         return block
@@ -108,6 +113,60 @@ def concatenate(parts: Sequence[Rows]) -> dict[str, Column]:
     if len(parts) == 1:
         return dict(parts[0])
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def gather(parts: Sequence[Rows], rows: NDArray[np.int64]) -> dict[str, Column]:
+    """The samples at `rows`, each at most once, of all samples of `parts`, in that order.
+
+    The same as taking them of the concatenation, but for a copy of each value less.
+    """
+    places = _places(parts, rows)
+    return {name: _gathered([part[name] for part in parts], rows, places) for name in parts[0]}
+
+
+def _places(
+    parts: Sequence[Rows], rows: NDArray[np.int64]
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """For each part, which of its samples come, in their stored order, and where each goes."""
+    by_row = np.argsort(rows)
+    sorted_rows = rows[by_row]
+    starts = np.cumsum([0, *map(num_rows, parts)])
+    bounds = np.searchsorted(sorted_rows, starts)
+    return [
+        (sorted_rows[first:last] - start, by_row[first:last])
+        for start, first, last in zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
+    ]
+
+
+def _gathered(
+    columns: Sequence[Column],
+    rows: NDArray[np.int64],
+    places: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+) -> Column:
+    blocks = [_block(column) for column in columns]
+    alike = {(block.dtype, block.shape[1:]) for block in blocks if block is not None}
+    if len(alike) != 1 or any(block is None for block in blocks):
+        joined = _joined(columns)
+        return joined.take(rows) if isinstance(joined, Ragged) else joined[rows]
+    ((dtype, shape),) = alike
+    found = np.empty((len(rows), *shape), dtype)
+    for block, (chosen, where) in zip(blocks, places, strict=True):
+        assert block is not None
+        found[where] = block if len(chosen) == len(block) else block[chosen]
+    if not isinstance(columns[0], Ragged):
+        return found
+    lengths_B = np.full(len(rows), shape[0], np.int64)
+    return Ragged(found.reshape(-1, *shape[1:]), lengths_B)
+
+
+def _block(column: Column) -> Array | None:
+    """A column as an array of one row a sample, without a copy; None where lengths vary."""
+    if not isinstance(column, Ragged):
+        return column
+    length = int(column.lengths_B[0]) if len(column) else 0
+    if not (column.lengths_B == length).all():
+        return None
+    return column.values_NW.reshape(len(column), length, *column.values_NW.shape[1:])
 
 
 def _joined(columns: Sequence[Column]) -> Column:

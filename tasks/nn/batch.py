@@ -59,7 +59,7 @@ class Batch:
 
     @property
     def lengths_B(self) -> Tensor:
-        """Positions of each sample that are there, int64."""
+        """Positions of each sample that are there, int64; 0 of a stand-in that counts nowhere."""
         return self.real_P.reshape(self.num_samples, -1).sum(dim=1)
 
     @property
@@ -102,6 +102,11 @@ class Batch:
     def num_positions(self) -> int:
         """Positions that count."""
         return int(self.mask_P.sum())
+
+    def emptied(self) -> Batch:
+        """The same samples as padding: none of their positions is there, and none counts."""
+        nowhere_P = torch.zeros_like(self.mask_P)
+        return replace(self, mask_P=nowhere_P, real_P=nowhere_P)
 
     def part(self, start: int, stop: int) -> Batch:
         """The samples from `start` to `stop`."""

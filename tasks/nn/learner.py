@@ -23,7 +23,7 @@ class Counts:
     Attributes:
         positions: that count.
         real: positions that are no padding.
-        samples: B.
+        samples: B, stand-ins left out.
     """
 
     positions: int
@@ -33,7 +33,8 @@ class Counts:
     @classmethod
     def of(cls, batch: Batch) -> Counts:
         """Those of one batch."""
-        return cls(batch.num_positions, int(batch.real_P.sum()), batch.num_samples)
+        lengths_B = batch.lengths_B
+        return cls(batch.num_positions, int(lengths_B.sum()), int((lengths_B > 0).sum()))
 
 
 class Learner(nn.Module):

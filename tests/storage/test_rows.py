@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.rows import Ragged, concatenate, num_rows, take
+from storage.rows import Ragged, concatenate, gather, num_rows, take, values_of
 
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=4), min_size=1, max_size=6)
 
@@ -90,3 +90,31 @@ def test_take_of_rows_takes_of_every_column(lists, data):
     assert taken["a"].tolist() == chosen
     assert taken["m"].argmax(axis=1).tolist() == chosen
     assert lists_of(taken["b"]) == [lists[row] for row in chosen]
+
+
+@given(st.data(), st.lists(st.integers(0, 5), min_size=1, max_size=5), st.booleans())
+def test_gathering_is_taking_of_all_parts_joined(data, sizes, uniform):
+    parts, start = [], 0
+    for size in sizes:
+        numbers = np.arange(start, start + size)
+        lengths = np.full(size, 2) if uniform else numbers % 3
+        positions = np.arange(lengths.sum()) + 10 * start
+        wide = int(data.draw(st.integers(2, 3)))
+        parts.append(
+            {
+                "sample_id": np.array([f"s{n}" for n in numbers], dtype=object),
+                "input.x": np.stack([numbers, -numbers], axis=1),
+                "logit": np.tile(numbers[:, None], (1, wide)).astype(np.float32),
+                "mask": Ragged(positions % 2 == 0, lengths),
+                "rest": Ragged(np.stack([positions, -positions], axis=1), lengths),
+            }
+        )
+        start += size
+    chosen = np.array(data.draw(st.permutations(range(start))), np.int64)
+    chosen = chosen[: data.draw(st.integers(0, start))]
+    found, expected = gather(parts, chosen), take(concatenate(parts), chosen)
+    for name, column in expected.items():
+        assert np.array_equal(values_of(found[name]), values_of(column))
+        assert values_of(found[name]).dtype == values_of(column).dtype
+        if isinstance(column, Ragged):
+            assert np.array_equal(found[name].lengths_B, column.lengths_B)

@@ -2,15 +2,17 @@
 
 import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
 import torch
 
-from storage.errors import StoreError
+from storage.errors import RecipeError, StoreError
 from storage.options import LabelOptions
 from storage.rows import Ragged
 from tasks.collate import collate
+from tasks.nn.learner import Counts
 from tasks.sources import CorpusSource, LabelSource
 from tasks.stream import Stream
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted, once_and_twice
@@ -80,26 +82,127 @@ def test_without_shuffling_it_is_the_stored_order(source):
     ]
 
 
-def test_a_window_is_all_that_is_read_at_once(source):
-    read = []
+class Watched:
+    """A source that notes which row groups are read."""
 
-    class Watched:
-        digest, group_sizes, temperatures = source.digest, source.group_sizes, source.temperatures
-        drawn_at, augment = source.drawn_at, source.augment
+    def __init__(self, source):
+        self.source = source
+        self.groups = []
 
-        def read(self, group):
-            read.append(group)
-            return source.read(group)
+    def __getattr__(self, name):
+        return getattr(self.source, name)
 
-    stream = Stream(Watched(), 4, window=2)
-    next(iter(stream))
-    assert len(read) == 2
-    read.clear()
-    # What comes before the position is not read again.
+    def read(self, group):
+        self.groups.append(group)
+        return self.source.read(group)
+
+
+def test_what_is_read_ahead_is_a_window_at_most(source):
+    watched = Watched(source)
+    batches = iter(Stream(watched, 1, window=2))
+    next(batches)
+    batches.close()
+    # The window of the batch, as many row groups that wait, and one that is being read.
+    assert 2 <= len(watched.groups) <= 2 + 2 + 1 < len(source.group_sizes)
+
+
+def test_what_comes_before_the_position_is_not_read_again(source):
+    watched = Watched(source)
+    stream = Stream(watched, 4, window=2)
     stream.restore({**stream.state(), "consumed": SAMPLES - 1})
     assert len(ids_of(stream)) == 1
-    assert len(read) == 2
+    assert len(watched.groups) == 1
     assert len(source.group_sizes) == 8
+
+
+def test_nothing_runs_on_when_iterating_is_given_up(source):
+    before = set(threading.enumerate())
+    stream = Stream(source, 1, window=2)
+    for _ in stream:
+        break
+    assert set(threading.enumerate()) == before
+    # It goes on where it was left.
+    assert len(joined(ids_of(stream))) == SAMPLES - 1
+
+
+# --- ranks --------------------------------------------------------------------------------------
+
+
+def streams(source, world, **said):
+    return [Stream(source, rank=rank, world=world, **said) for rank in range(world)]
+
+
+def counting_ids(batch):
+    """The ids of a batch's samples, none of a stand-in's."""
+    there = (batch.lengths_B > 0).tolist()
+    assert there
+    assert all(there) or not (any(there) or batch.num_positions)
+    return list(itertools.compress(batch.sample_ids, there))
+
+
+def global_batches(ranks, epochs=1):
+    """What all ranks have of each batch, in the order of the ranks; stand-ins left out."""
+    each = [[] for _ in ranks]
+    for found, stream in zip(each, ranks, strict=True):
+        while stream.epoch < epochs:
+            found += map(counting_ids, stream)
+    return [joined(parts) for parts in zip(*each, strict=True)]
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 23, 100])
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_global_batches_are_the_same_for_any_number_of_ranks(source, batch_size, world):
+    said = {"batch_size": batch_size, "seed": 3, "window": 2}
+    whole = ids_of(Stream(source, **said), 2)
+    ranks = streams(source, world, **said)
+    assert global_batches(ranks, 2) == whole
+    assert {stream.batches_per_epoch for stream in ranks} == {len(whole) / 2}
+
+
+def test_parts_differ_by_one_sample_at_most(source):
+    sizes = [[batch.num_samples for batch in stream] for stream in streams(source, 3, batch_size=7)]
+    assert list(zip(*sizes, strict=True)) == [(2, 2, 3)] * 3 + [(1, 1, 1)]
+
+
+def test_a_rank_without_a_sample_of_the_last_batch_gets_one_that_counts_nowhere(source):
+    last = [list(stream)[-1] for stream in streams(source, 4, batch_size=7)]
+    assert [Counts.of(batch).samples for batch in last] == [0, 1, 0, 1]
+    assert [Counts.of(batch).positions for batch in last] == [0, 1, 0, 1]
+    assert [Counts.of(batch).real for batch in last] == [0, 1, 0, 1]
+    assert all(batch.num_samples == len(batch.inputs[0]) == 1 for batch in last)
+
+
+def test_a_rank_reads_only_row_groups_that_its_samples_lie_in(source):
+    watched = Watched(source)
+    list(Stream(watched, 23, shuffle=False, rank=1, world=4))
+    assert watched.groups == [1, 2, 3]
+
+
+def test_a_batch_smaller_than_the_number_of_ranks_is_refused(source):
+    with pytest.raises(RecipeError, match="3 samples cannot be divided among 4 processes"):
+        Stream(source, 3, rank=0, world=4)
+    with pytest.raises(RecipeError, match="expected a rank from 0 to 1, got 2"):
+        Stream(source, 3, rank=2, world=2)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_any_number_of_ranks_goes_on_from_a_position(source, world):
+    said = {"batch_size": 5, "seed": 7, "window": 2}
+    whole = ids_of(Stream(source, **said), EPOCHS)
+    stream = Stream(source, **said)
+    seen = 0
+    while stream.epoch < EPOCHS:
+        for _ in stream:
+            seen += 1
+            ranks = streams(source, world, **said)
+            for rank in ranks:
+                rank.restore(json.loads(json.dumps(stream.state())))
+            batches = [next(iter(rank), None) for rank in ranks]
+            if batches[0] is not None:
+                assert joined(map(counting_ids, batches)) == whole[seen]
+                assert {json.dumps(rank.state()) for rank in ranks} == {
+                    json.dumps(ranks[0].state())
+                }
 
 
 @pytest.mark.parametrize(("batch_size", "window"), [(5, 2), (23, 1), (4, 16), (1, 3)])
@@ -130,14 +233,27 @@ def test_the_position_is_a_few_plain_values(source):
     batches = iter(stream)
     next(batches)
     next(batches)
-    assert stream.state() == {"digest": source.digest, "seed": 7, "epoch": 0, "consumed": 10}
+    assert stream.state() == {
+        "digest": source.digest,
+        "seed": 7,
+        "window": 16,
+        "epoch": 0,
+        "consumed": 10,
+    }
+    assert Stream(source, 5, shuffle=False).state()["window"] == 0
 
 
-@pytest.mark.parametrize(("key", "value"), [("digest", "0" * 64), ("seed", 8)])
+@pytest.mark.parametrize(("key", "value"), [("digest", "0" * 64), ("seed", 8), ("window", 3)])
 def test_a_position_in_other_content_or_another_order_is_refused(source, key, value):
     stream = Stream(source, 5, seed=7)
     with pytest.raises(StoreError, match=f"belongs to the {key} "):
         stream.restore({**stream.state(), key: value})
+
+
+def test_a_position_beyond_the_end_is_refused(source):
+    stream = Stream(source, 5)
+    with pytest.raises(StoreError, match="after 24 samples, an epoch has 23"):
+        stream.restore({**stream.state(), "consumed": 24})
 
 
 def test_a_batch_holds_what_was_stored(source):
