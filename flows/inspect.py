@@ -22,6 +22,7 @@ from storage.summary import (
     describe_splits,
     earlier_digests,
 )
+from tasks.lineage import LINEAGE
 
 
 def inspect(where: str, *, as_json: bool, samples: int = 0, split: str | None = None) -> int:
@@ -51,6 +52,7 @@ def inspect(where: str, *, as_json: bool, samples: int = 0, split: str | None = 
     if as_json:
         print(json.dumps(content))
     elif folder is not None:
+        content.get(LINEAGE, {}).pop("recipe", None)  # pages of it
         console.print_places(label_tables.lines(content))
     else:
         label_tables.print_label_set(content)

@@ -28,10 +28,12 @@ from storage.reader import LabelSet
 from storage.records import read_record, write_record
 from storage.sources import digest_of_source
 from storage.spec import LabelSetSpec, spec_of
+from storage.summary import describe_origin
 from tasks import intents
 from tasks.huggingface_identity import model_files, teacher_digest
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.intents import Intent
+from tasks.lineage import Origin
 from tasks.onnx_digest import onnx_digest
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import TEACHER
@@ -276,10 +278,30 @@ class Project:
         files = model_files(self.store, options.model, self.loaded.folder, where)
         return intents.student(options, labels.manifest.fingerprint, labels.digest, files)
 
+    def origin(self, teacher: str | None = None, labels: LabelSet | None = None) -> Origin:
+        """Who asks, for a product's card.
+
+        Args:
+            teacher: the teacher's fingerprint, where it is known.
+            labels: the label set that a student learns from: another tokenizer than the one that
+                it was made with does not go along with the student.
+        """
+        return Origin(
+            self.loaded.raw,
+            self.loaded.source,
+            self.loaded.overrides,
+            teacher,
+            self.data.tokenizer_of(None if labels is None else describe_origin(labels)),
+        )
+
     def student_card(self, name: str, labels: LabelSet) -> Card | None:
         """A student, where it is there."""
         fingerprint = self.student_intent(name, labels).fingerprint
         return find_card(self.store, layout.STUDENTS, fingerprint)
+
+    def is_exported(self, name: str, card: Card) -> bool:
+        """Whether a student has all the files that are asked for."""
+        return not self.recipe.students[name].export.int8 or layout.INT8_MODEL in card.files
 
     def chosen_students(self, names: Sequence[str] | None) -> list[str]:
         """The students to work on: those named, or all.

@@ -155,6 +155,7 @@ class LoadedRecipe:
         folder: what its relative paths are relative to.
         store: the URL of the store.
         raw: the recipe as plain values, overrides included.
+        overrides: what was changed of it, as `path.of.field=value`.
     """
 
     recipe: Recipe
@@ -162,6 +163,7 @@ class LoadedRecipe:
     folder: Path
     store: str
     raw: dict[str, Any]
+    overrides: tuple[str, ...] = ()
 
 
 def load_recipe(
@@ -183,7 +185,8 @@ def load_recipe(
     recipe = parse_recipe(raw, source)
     folder = Path.cwd() if "://" in source else Path(source).resolve().parent
     append_import_path(folder)
-    return LoadedRecipe(recipe, source, folder, _store_url(store, recipe.store, folder), raw)
+    url = _store_url(store, recipe.store, folder)
+    return LoadedRecipe(recipe, source, folder, url, raw, tuple(overrides))
 
 
 def parse_recipe(raw: dict[str, Any], source: str) -> Recipe:

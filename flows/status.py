@@ -115,6 +115,9 @@ def _plan_student(project: Project, name: str, labels: LabelSet | None) -> Stage
         return StagePlan("train", name, False, "the label set has to be finished first")
     intent = project.student_intent(name, labels)
     card = find_card(project.store, layout.STUDENTS, intent.fingerprint)
+    if card is not None and not project.is_exported(name, card):
+        why = "its int8 variant is asked for, and is made of the student that is there"
+        return StagePlan("train", name, False, why, intent.fingerprint)
     if card is not None:
         return StagePlan("train", name, True, f"made {card.created}", intent.fingerprint)
     known = [card for card in all_cards(project.store, layout.STUDENTS) if card.name == name]

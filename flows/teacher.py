@@ -97,7 +97,10 @@ def _make_one(project: Project, options: PlainTeacherOptions, where: str, *, for
             clear_checkpoints(store / layout.product(layout.TEACHERS, intent.fingerprint))
         device = pick_device(project.recipe.execution.device)
         corpus, classes = project.open_corpus(), project.num_classes
-        return fit_teacher(store, options, corpus, classes, intent, device, folder, where)
+        origin, names = project.origin(), project.data.class_names
+        return fit_teacher(
+            store, options, corpus, classes, intent, device, folder, where, origin, names
+        )
 
     return _run(project, make, where, options.kind)
 

@@ -36,7 +36,7 @@ def train(
     end_with_parent()
     project = Project.open(recipe, overrides, store)
     names = project.chosen_students(students)
-    labels, _ = project.require_labels()
+    labels, teacher = project.require_labels()
     engine.rename_run(f"train-{project.name}-{labels.digest[:4]}")
     there = {} if force else _there(project, names, labels)
     record: dict[str, Any] = {
@@ -53,7 +53,7 @@ def train(
     with engine.progress_artifacts():
         for name in names:
             if name not in there:
-                cards[name] = _train(project, name, labels, force)
+                cards[name] = _make(project, name, labels, teacher, force=force)
     rows = _rows(project, cards, there)
     record |= {"status": "completed", "seconds": _since(started), "students": rows}
     engine.table_artifact(
@@ -63,11 +63,34 @@ def train(
 
 
 def _there(project: Project, names: list[str], labels: LabelSet) -> dict[str, Card]:
+    """The students that are there, with all the files that are asked for."""
     cards = {name: project.student_card(name, labels) for name in names}
-    return {name: card for name, card in cards.items() if card is not None}
+    return {
+        name: card
+        for name, card in cards.items()
+        if card is not None and project.is_exported(name, card)
+    }
 
 
-def _train(project: Project, name: str, labels: LabelSet, force: bool) -> Card:
+def _make(
+    project: Project, name: str, labels: LabelSet, teacher: Card | None, *, force: bool
+) -> Card:
+    """Train a student; one that only lacks a file that is made of it is not trained again."""
+    card = None if force else project.student_card(name, labels)
+    if card is None:
+        return _train(project, name, labels, teacher, force=force)
+
+    def export() -> Card:
+        from tasks.student_files import export_student
+
+        return export_student(project.store, card, labels, f"students.{name}.export.int8")
+
+    return engine.run_task("export-student", export, project.recipe.execution, f"student-{name}")
+
+
+def _train(
+    project: Project, name: str, labels: LabelSet, teacher: Card | None, *, force: bool
+) -> Card:
     from tasks.checkpoints import clear_checkpoints
     from tasks.device import pick_device
     from tasks.students import train_student
@@ -77,6 +100,7 @@ def _train(project: Project, name: str, labels: LabelSet, force: bool) -> Card:
         folder = project.store / layout.product(layout.STUDENTS, intent.fingerprint)
         clear_checkpoints(folder)
     device = pick_device(project.recipe.execution.device)
+    origin = project.origin(teacher.fingerprint if teacher else None, labels)
     return engine.run_task(
         "train-student",
         lambda: train_student(
@@ -87,6 +111,7 @@ def _train(project: Project, name: str, labels: LabelSet, force: bool) -> Card:
             intent,
             device,
             project.loaded.folder,
+            origin,
         ),
         project.recipe.execution,
         f"student-{name}",

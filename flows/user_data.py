@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from flows.recipe import LoadedRecipe
 from storage.corpus import Corpus, CorpusIndex
-from storage.errors import DataError
+from storage.errors import DataError, SoftlabelError
 from storage.file_corpus import FileDecoder
 from storage.file_ingest import open_file_corpus
 from storage.files import Folder
@@ -15,6 +16,8 @@ from storage.ingest import corpus_index, open_corpus
 from storage.preparation import Preparation
 from storage.viewed_corpus import with_views
 from tasks.inputs import makers
+from tasks.inputs.preparations import TextPreparation
+from tasks.inputs.tokenizers import TextTokenizer
 
 
 class UserData:
@@ -68,6 +71,21 @@ class UserData:
         if self._options.class_names is None and self.index.class_names is not None:
             found["classes"] = self.index.class_names
         return found
+
+    def tokenizer_of(self, made: Mapping[str, Any] | None = None) -> TextTokenizer | None:
+        """What the texts are tokenized with, where they are, and where it still is there.
+
+        Args:
+            made: what a label set was made from; None where that is what lies here.
+        """
+        try:
+            preparation = self._preparation
+        except SoftlabelError:
+            return None
+        if not isinstance(preparation, TextPreparation):
+            return None
+        known = preparation.identity() if made is None else made.get("data", {}).get("preparation")
+        return preparation.tokenizer if known == preparation.identity() else None
 
     def open(self) -> Corpus:
         """The samples, to be read; to be closed.

@@ -75,6 +75,25 @@ def publish(
     return card
 
 
+def extend(
+    store: Folder, card: Card, files: Mapping[str, bytes], details: Mapping[str, Any]
+) -> Card:
+    """Add files and details to a product that is there, and give its new card.
+
+    Raises:
+        StoreError: something cannot be written; then the product is as before.
+    """
+    folder = store / layout.product(card.kind, card.fingerprint)
+    for name, content in files.items():
+        folder.write_bytes(name, content)
+    digests = {name: digest_of_bytes(content) for name, content in files.items()}
+    more = card.model_copy(
+        update={"files": card.files | digests, "details": {**card.details, **details}}
+    )
+    write_record(folder, layout.CARD, more)
+    return more
+
+
 def find_card(store: Folder, kind: str, fingerprint: str) -> Card | None:
     """The card of a product, or None where the product or one of its files is not there.
 

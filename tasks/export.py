@@ -7,11 +7,13 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from storage.errors import ModelError
@@ -33,12 +35,28 @@ def onnx_bytes(model: nn.Module, inputs: Sequence[InputSpec], where: str) -> byt
     """
     model = model.cpu().eval()
     try:
-        with _quiet():
+        with quiet_export():
             content = _export(model, inputs)
     except Exception as error:
         raise ModelError(f"{where}: cannot be exported to ONNX: {_reason(error)}") from error
     _check(model, content, inputs, where)
     return content
+
+
+def session_of(content: bytes) -> Any:
+    """A model as ONNX Runtime runs it, on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(session: Any, inputs: Sequence[Tensor]) -> NDArray[np.float32]:
+    """The logits of inputs by position."""
+    names = [entry.name for entry in session.get_inputs()]
+    feeds = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+    (logits,) = session.run([LOGITS], feeds)
+    found: NDArray[np.float32] = logits
+    return found
 
 
 def _export(model: nn.Module, inputs: Sequence[InputSpec]) -> bytes:
@@ -83,9 +101,7 @@ class _Positional(nn.Module):
 
 
 def _check(model: nn.Module, content: bytes, inputs: Sequence[InputSpec], where: str) -> None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = session_of(content)
     generator = torch.Generator().manual_seed(0)
     for batch, longer in _CHECKED:
         zeros = probe_inputs(inputs, batch, probe_length(model) + longer)
@@ -94,9 +110,7 @@ def _check(model: nn.Module, content: bytes, inputs: Sequence[InputSpec], where:
             if entry.name == ATTENTION_MASK:  # a sample without any token has no right answer
                 tensors[place] = zeros[place]
                 tensors[place][1:, -1] = 0
-        names = [entry.name for entry in session.get_inputs()]
-        feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-        (found,) = session.run([LOGITS], feeds)
+        found = run_session(session, tensors)
         with torch.no_grad():
             expected = model(*tensors).numpy()
         gap = float(np.abs(found - expected).max())
@@ -111,9 +125,9 @@ def _random(zeros: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter speaks of its own deprecations and steps; none of it concerns the user."""
-    loggers = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+def quiet_export() -> Iterator[None]:
+    """Exporters speak of their own deprecations and steps; none of it concerns the user."""
+    loggers = [logging.getLogger(name) for name in ("", "torch", "onnxscript", "onnx_ir")]
     levels = [entry.level for entry in loggers]
     silence = io.StringIO()
     with (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,12 @@ from storage.options import TRAIN, VALIDATION
 from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
+from tasks.lineage import LINEAGE, NOBODY, Origin, lineage
 from tasks.loss_options import LossOptions
-from tasks.models import model_files
 from tasks.nn.models import num_parameters
 from tasks.options import TEACHER
 from tasks.sources import CorpusSource
+from tasks.student_files import files_of_model
 from tasks.teacher_options import FitTeacherOptions
 from tasks.validation import hard_figures
 
@@ -34,6 +37,8 @@ def fit_teacher(
     device: torch.device,
     recipe_folder: Path = Path(),
     where: str = TEACHER,
+    origin: Origin = NOBODY,
+    class_names: Sequence[str] | None = None,
 ) -> Card:
     """Fit a teacher on the hard labels of the training split, and keep it.
 
@@ -56,8 +61,10 @@ def fit_teacher(
         task=corpus.form.task,
         recipe_folder=recipe_folder,
     )
+    started = time.monotonic()
     fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device)
-    files = model_files(fitted.model)
+    seconds = time.monotonic() - started
+    files = files_of_model(fitted.model, class_names, origin.tokenizer, f"{where}.model")
     weights = files[layout.WEIGHTS]
     figures: dict[str, Any] = {}
     if validation is not None:
@@ -77,7 +84,9 @@ def fit_teacher(
             "parameters": num_parameters(fitted.model),
             "size_bytes": len(weights),
             "steps": fitted.steps,
+            "seconds": round(seconds, 3),
             **figures,
+            LINEAGE: lineage(origin, options.training.seed),
         },
         files={**files, layout.HISTORY: history_bytes(fitted.history)},
     )

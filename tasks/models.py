@@ -6,7 +6,6 @@ their library and, to be built again, the configuration that is stored beside th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from storage.cards import Card, read_file
 from storage.files import Folder
 from storage.options import Task
 from storage.spec import InputSpec
+from tasks.huggingface_folder import folder_files, saved_of
 from tasks.huggingface_models import build_again, build_module
 from tasks.huggingface_module import HuggingFaceModule
 from tasks.huggingface_options import HuggingFaceModelOptions
@@ -63,11 +63,14 @@ def build(options: ModelOptions, form: ModelForm, folder: Path, where: str) -> n
     return model
 
 
-def model_files(model: nn.Module) -> dict[str, bytes]:
-    """The files of a product from which `load_model` makes its model again."""
+def model_files(model: nn.Module, class_names: Sequence[str] | None = None) -> dict[str, bytes]:
+    """The files of a product from which `load_model` makes its model again.
+
+    Those of a Hugging Face model are such that its own `from_pretrained` loads them too.
+    """
     files = {layout.WEIGHTS: weights_bytes(model)}
     if isinstance(model, HuggingFaceModule):
-        files[layout.MODEL_CONFIG] = json.dumps(model.saved, indent=2, sort_keys=True).encode()
+        files |= folder_files(model, class_names)
     return files
 
 
@@ -81,7 +84,8 @@ def load_model(
         ModelError: it cannot be built any more.
     """
     if isinstance(options, HuggingFaceModelOptions):
-        saved = json.loads(read_file(store, card, layout.MODEL_CONFIG))
+        parts = (layout.MODEL_CONFIG, layout.MODEL_FORM)
+        saved = saved_of(*(read_file(store, card, name) for name in parts))
         model: nn.Module = build_again(saved, form.inputs, form.task, where)
     else:
         model = build(options, form, Path(), where)

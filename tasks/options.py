@@ -17,12 +17,22 @@ TEACHER = "teacher"
 Limit = Annotated[str, Field(pattern=r"^\s*(>=|<=|==|>|<)\s*[-+]?[.\d]+([eE][-+]?\d+)?\s*$")]
 
 
+class ExportOptions(Options):
+    """What is made of a trained student beside its weights and its ONNX file."""
+
+    int8: bool = False
+    """An ONNX file with weights of 8 bits too, `model.int8.onnx`. Its agreement with the float one
+    on stored samples stands in the card."""
+
+
 class StudentOptions(Options):
     """One student."""
 
     model: ModelOptions
     loss: LossOptions = LossOptions()
     training: TrainingOptions = TrainingOptions()
+    export: ExportOptions = ExportOptions()
+    """No part of what is trained: asked for later, it is made of the student that is there."""
 
     def identity(self) -> Json:
         """What decides the weights."""

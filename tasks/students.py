@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,14 +17,15 @@ from storage.options import TRAIN, VALIDATION, Keep, temperature_names
 from storage.reader import LabelSet
 from storage.spec import LabelSetSpec
 from tasks.checkpoints import clear_checkpoints
-from tasks.export import onnx_bytes
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
+from tasks.lineage import LINEAGE, NOBODY, Origin, student_lineage
 from tasks.loss_options import SoftLoss, kept_set_fault
-from tasks.models import ModelForm, load_model, model_files
+from tasks.models import ModelForm, load_model
 from tasks.nn.models import num_parameters
 from tasks.options import StudentOptions
 from tasks.sources import LabelSource
+from tasks.student_files import files_of_student, int8_variant
 
 
 def train_student(
@@ -33,8 +36,11 @@ def train_student(
     intent: Intent,
     device: torch.device,
     recipe_folder: Path = Path(),
+    origin: Origin = NOBODY,
 ) -> Card:
     """Train a student from the shards, and keep its weights, ONNX file, history and card.
+
+    A Hugging Face student's folder is one that `from_pretrained` loads.
 
     Raises:
         RecipeError: its loss needs what the label set does not hold.
@@ -57,8 +63,14 @@ def train_student(
         padded=labels.spec.padded,
         recipe_folder=recipe_folder,
     )
+    started = time.monotonic()
     fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
-    files = model_files(fitted.model)
+    seconds = time.monotonic() - started
+    files = files_of_student(fitted.model, labels, origin.tokenizer, f"{where}.model")
+    made: dict[str, Any] = {}
+    if options.export.int8:
+        content, figures = int8_variant(files[layout.ONNX_MODEL], labels, f"{where}.export.int8")
+        files[layout.INT8_MODEL], made["int8"] = content, figures
     card = publish(
         store,
         layout.STUDENTS,
@@ -71,13 +83,13 @@ def train_student(
             "num_classes": labels.spec.num_classes,
             "parameters": num_parameters(fitted.model),
             "size_bytes": len(files[layout.WEIGHTS]),
+            "onnx_bytes": len(files[layout.ONNX_MODEL]),
             "steps": fitted.steps,
+            "seconds": round(seconds, 3),
+            **made,
+            LINEAGE: student_lineage(origin, options.training.seed, labels),
         },
-        files={
-            **files,
-            layout.ONNX_MODEL: onnx_bytes(fitted.model, labels.spec.inputs, f"{where}.model"),
-            layout.HISTORY: history_bytes(fitted.history),
-        },
+        files={**files, layout.HISTORY: history_bytes(fitted.history)},
     )
     clear_checkpoints(folder)
     return card

@@ -8,11 +8,19 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from storage.errors import ModelError, one_line
+from tasks.nn.frozen import stored_name
+
+_METADATA = {"format": "pt"}
+"""Without it transformers takes a file for one of another framework's."""
 
 
 def weights_bytes(model: nn.Module) -> bytes:
-    """A model's parameters and buffers; tied ones are written once, under their first name."""
-    return save(untied(model))
+    """A model's parameters and buffers; tied ones are written once, under their first name.
+
+    Those of a Hugging Face model lie under the names that they have in transformers.
+    """
+    kept = {stored_name(model, name): tensor for name, tensor in untied(model).items()}
+    return save(kept, _METADATA)
 
 
 def untied(model: nn.Module) -> dict[str, Tensor]:
@@ -32,8 +40,11 @@ def load_weights(model: nn.Module, content: bytes, source: str) -> None:
         ModelError: the file is damaged, or made for another module.
     """
     try:
-        state = load(content)
-        for name, first in _first_names(model).items():
+        stored = load(content)
+        firsts = _first_names(model)
+        places = {stored_name(model, name): name for name in firsts}
+        state = {places.get(name, name): tensor for name, tensor in stored.items()}
+        for name, first in firsts.items():
             if name not in state and first in state:
                 state[name] = state[first]
         model.load_state_dict(state)

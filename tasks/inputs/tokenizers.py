@@ -122,6 +122,11 @@ class HuggingFaceTokenizer:
     revision: str | None
     digest: str
 
+    @property
+    def loaded(self) -> Any:
+        """As the transformers library has it."""
+        return self._tokenizer
+
     @cached_property
     def _tokenizer(self) -> Any:
         from tasks.huggingface_tokenizer import load_tokenizer

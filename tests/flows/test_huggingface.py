@@ -5,9 +5,12 @@ import shutil
 import sys
 
 import numpy as np
+import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import transformers
 
 from storage.errors import ModelError, RecipeError
 from storage.reader import LabelSet
@@ -78,9 +81,15 @@ def test_a_teacher_with_its_tokenizer_and_a_student(texts):
     assert card["details"]["class_names"] == ["calm", "glad", "sad"]
     assert card["details"]["source"] == "saved"
     student = texts.only("students")
-    assert {"model.safetensors", "model.onnx", "config.json"} <= {
-        path.name for path in student.iterdir()
-    }
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(student)
+    assert [loaded.config.id2label[place] for place in range(3)] == ["calm", "glad", "sad"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(student)
+    given = tokenizer("the cat sat", return_tensors="np")
+    feeds = {name: given[name] for name in ("input_ids", "attention_mask")}
+    (found,) = onnxruntime.InferenceSession(student / "model.onnx").run(["logits"], feeds)
+    with torch.no_grad():
+        wanted = loaded(**tokenizer("the cat sat", return_tensors="pt")).logits.numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     report = report_of(stages["evaluate"])
     for model in report["models"].values():
         assert model["samples_per_second"] > 0

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
+from flows.project import Project
+from flows.status import plan_stages
 from storage.files import Folder
 from storage.reader import LabelSet
 from storage.records import read_record
@@ -167,6 +169,30 @@ def test_students_need_neither_the_data_nor_the_teacher(copied):
         "other": "completed",
     }
     assert Path(students["other"]["url"], "model.onnx").exists()
+
+
+def test_a_variant_that_is_asked_for_later_is_made_of_the_student_that_is_there(copied):
+    weights = copied.only("students") / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    asked = ["students.small.export.int8=true"]
+    plans = plan_stages(Project.open(copied.recipe, asked), ["small"])
+    assert [plan.done for plan in plans if plan.stage == "train"] == [False]
+    stages = copied.run(overrides=asked, stages=["train"])
+    assert stages["train"]["students"]["small"]["status"] == "completed"
+    assert weights.stat().st_mtime_ns == before
+    card = json.loads((weights.parent / "card.json").read_text())
+    assert card["details"]["int8"]["split"] == "validation"
+    assert (weights.parent / "model.int8.onnx").stat().st_size == (
+        card["details"]["int8"]["size_bytes"]
+    )
+    teacher = json.loads((copied.only("teachers") / "card.json").read_text())
+    lineage = card["details"]["lineage"]
+    assert lineage["teacher"] == {
+        "fingerprint": teacher["fingerprint"],
+        "weights_digest": teacher["details"]["weights_digest"],
+    }
+    assert lineage["recipe"]["name"] == teacher["details"]["lineage"]["recipe"]["name"] == "blobs"
+    assert copied.run(overrides=asked, stages=["train"])["train"]["status"] == "cached"
 
 
 def test_a_changed_student_alone_is_trained_again_and_reported(copied):
