@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import schema
-from storage.options import Keep, Selection
+from storage.options import STD, Keep, Selection
 from storage.rows import Array, Column, Ragged, lengths_of, values_of
 from storage.spec import LabelSetSpec
 
@@ -26,6 +26,8 @@ def impossible(spec: LabelSetSpec) -> str | None:
     """Why no label set has this form, or nothing: asked before memory is reserved by it."""
     if spec.num_classes > MOST_CLASSES:
         return f"{spec.num_classes} classes, a label set has at most {MOST_CLASSES}"
+    if spec.temperatures[0] == STD:
+        return "logits at std, which are stored at a number"
     for split, selection in spec.selections.items():
         if not 1 <= selection.k <= spec.num_classes:
             return f"{selection.k} entries of {spec.num_classes} classes in the split {split}"
@@ -94,6 +96,10 @@ def _illegal_numbers(rows: Mapping[str, Column], logit_NK: Array) -> str | None:
         return "a logit above 0 or NaN"
     if np.isnan(rest_NT).any() or (rest_NT == np.inf).any():
         return "a rest that is NaN or infinite"
+    if schema.STD in rows:
+        std_N = values_of(rows[schema.STD])
+        if not (np.isfinite(std_N) & (std_N > 0)).all():
+            return "a temperature of std that is no number above 0"
     for name in _FLOATS:
         if name in rows and np.isnan(values_of(rows[name])).any():
             return f"a {name} that is NaN"

@@ -25,7 +25,7 @@ def unsealed(path):
 def read_set(folder):
     """The manifest, and the samples of each split as plain values."""
     manifest = unsealed(Path(folder) / "manifest.json")
-    assert manifest["format_version"] <= 3
+    assert manifest["format_version"] <= 4
     digests = "\n".join(shard["content_digest"] for shard in manifest["shards"])
     assert manifest["digest"] == hashlib.sha256(digests.encode()).hexdigest()
     samples = {split: [] for split in manifest["spec"]["selections"]}
@@ -93,7 +93,7 @@ def _sample(row, split, spec, metadata):
             "entries": _entries(entries, selection, spec, metadata),
             "rest": row["rest"][place * temperatures : (place + 1) * temperatures],
         }
-        for name in ("label", "label_logit", "mask", *_STATISTICS):
+        for name in ("std", "label", "label_logit", "mask", *_STATISTICS):
             if name in row:
                 position[name] = row[name][place] if blocks else row[name]
         positions.append(position)

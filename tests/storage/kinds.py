@@ -140,8 +140,12 @@ def _kept(
     others = dense - best
     for row, entries in enumerate(index):
         others[row, entries] = -np.inf
+    std = deviation_of(dense)
+    at = [std[:, None] if at == "std" else at for at in spec.temperatures]
     with np.errstate(divide="ignore"):
-        rest = [np.log(np.exp(others / at).sum(axis=1)) for at in spec.temperatures]
+        rest = [np.log(np.exp(others / each).sum(axis=1)) for each in at]
+    if spec.has_std:
+        columns["std"] = std
     return {
         **columns,
         "index": index,
@@ -149,3 +153,10 @@ def _kept(
         "rest": np.stack(rest, axis=1).astype(np.float32),
         "label_logit": np.zeros(count, np.float32),
     }
+
+
+def deviation_of(dense: np.ndarray) -> np.ndarray:
+    """The temperature of each position at `std`, float32 [N]."""
+    finite = np.where(np.isneginf(dense), np.nan, dense.astype(np.float64))
+    std = np.nanstd(finite, axis=1)
+    return np.where(std > 0, std, 1).astype(np.float32)

@@ -56,7 +56,7 @@ def specs(draw: st.DrawFn) -> LabelSetSpec:
         inputs=(tokens,) if task.has_many_positions else tuple(one),
         has_label=draw(st.booleans()),
         selections={"train": draw(selections(num_classes))},
-        temperatures=(2.0, 1.0, 4.0, 0.5)[: draw(st.integers(1, 4))],
+        temperatures=(2.0, 1.0, "std", 4.0, 0.5)[: draw(st.integers(1, 5))],
         codec=draw(st.sampled_from(Codec)),
         layout=draw(st.sampled_from(Layout)),
         statistics=draw(st.booleans()),
@@ -103,6 +103,8 @@ def _random_labels(rng, spec, positions):
         index[gone], logit[gone] = 0, -np.inf
         if selection.keep is Keep.SAMPLE:
             labels["count"] = np.where(gone, 0, rng.integers(1, selection.draws + 1, gone.shape))
+    if spec.has_std:
+        labels["std"] = rng.exponential(size=positions).astype(np.float32) + np.float32(1e-3)
     if spec.has_label:
         labels["label"] = rng.integers(-100, spec.num_classes, positions)
         labels["label_logit"] = rest[:, 0]

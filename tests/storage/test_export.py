@@ -17,7 +17,7 @@ from storage.options import Codec, Keep, Layout, Task
 from storage.records import read_record
 from storage.shards import open_shard
 from tests.storage import axolotl_reader
-from tests.storage.kinds import SELECTIONS, spec_of_kind, write_known_set
+from tests.storage.kinds import SELECTIONS, deviation_of, spec_of_kind, write_known_set
 from tests.storage.refusal import refused
 from tests.storage.test_positions import softmax
 from tests.storage.toy import views_spec, write_toy_set
@@ -79,6 +79,15 @@ class TestPortable:
         expected_NC = softmax(known.logit_NC["test"], 1.0)
         for row, p_C in zip(found.iter_rows(named=True), expected_NC, strict=True):
             assert row["probabilities"] == pytest.approx(p_C[row["class_ids"]], abs=0.08)
+
+    def test_at_each_positions_own_deviation(self, store, tmp_path):
+        known = write_known_set(store, spec_of_kind(temperatures=(2.0, 1.0, "std")))
+        exported(known, tmp_path / "out", ExportFormat.PORTABLE, splits=["test"], temperature="std")
+        found = polars.read_parquet(tmp_path / "out" / "data" / "*.parquet")
+        dense_NC = known.logit_NC["test"]
+        expected_NC = softmax(dense_NC, deviation_of(dense_NC)[:, None])
+        for row, p_C in zip(found.iter_rows(named=True), expected_NC, strict=True):
+            assert row["probabilities"] == pytest.approx(p_C[row["class_ids"]], abs=1e-5)
 
     def test_all_splits_have_the_same_columns(self, store, tmp_path):
         known = write_known_set(store, spec_of_kind(Keep.SAMPLE))
@@ -170,6 +179,10 @@ class TestAxolotl:
         known = write_known_set(store, spec_of_kind())
         with refused(RecipeError, "--format axolotl", "causal_lm", "classification", "portable"):
             exported(known, tmp_path / "out", ExportFormat.AXOLOTL)
+        at_std = spec_of_kind(task=Task.CAUSAL_LM, temperatures=(2.0, 1.0, "std"))
+        with refused(RecipeError, "--temperature", "one number", "std", "portable"):
+            labels = write_known_set(store, at_std).labels
+            ExportPlan.of(labels, ExportFormat.AXOLOTL, temperature="std")
         drawn = write_known_set(store, spec_of_kind(Keep.SAMPLE, task=Task.CAUSAL_LM))
         with refused(RecipeError, "'train' holds draws", "--split"):
             exported(drawn, tmp_path / "out", ExportFormat.AXOLOTL)

@@ -13,6 +13,7 @@ from storage.options import Codec, Keep, Layout, Task
 from storage.reader import LabelSet
 from storage.records import Manifest, write_record
 from storage.rows import Ragged, concatenate
+from storage.spec import STD_FORMAT_VERSION
 from storage.writer import write_shard
 from tasks.views import augmented
 from tests.storage import format_reader
@@ -86,6 +87,20 @@ def test_views_and_how_they_are_made(store):
         assert view.tobytes() == views["input.x"][place].tobytes()
     assert not np.array_equal(views["input.x"], rows["input.x"])
     labels.close()
+
+
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.CAUSAL_LM])
+def test_a_temperature_of_each_position(store, task):
+    spec = spec_of_kind(
+        task=task, temperatures=(2.0, 1.0, "std"), format_version=STD_FORMAT_VERSION
+    )
+    labels = write_known_set(store, spec).labels
+    assert_the_same(labels)
+    manifest, samples = format_reader.read_set(labels.folder.path)
+    assert manifest["format_version"] == 4
+    assert all(
+        position["std"] > 0 for sample in samples["train"] for position in sample["positions"]
+    )
 
 
 @pytest.mark.parametrize("num_classes", [256, 257, 70_000])

@@ -26,6 +26,7 @@ class TestImpossible:
             ({"num_classes": 2**24 + 1}, "classes, a label set has at most"),
             ({"num_classes": 2**70}, "classes, a label set has at most"),
             ({"selections": kept(train=6)}, "6 entries of 5 classes in the split train"),
+            ({"temperatures": ("std", 1.0)}, "logits at std"),
             ({"inputs": (InputSpec(name="x", dtype="", shape=()),)}, "no number type"),
             ({"inputs": (InputSpec(name="x", dtype="O", shape=()),)}, "no number type"),
         ],
@@ -75,6 +76,14 @@ class TestIllegal:
     )
     def test_anything_else_is_named(self, changes, problem):
         assert problem in illegal(self.rows(**changes), toy_spec(), TOP_3)
+
+    @pytest.mark.parametrize("wrong", [0.0, -1.0, np.nan, np.inf])
+    def test_a_temperature_that_is_none_is_named(self, wrong):
+        spec = toy_spec(temperatures=(2.0, 1.0, "std"))
+        rows = dict(toy_rows(spec, "train", range(3)))
+        assert illegal(rows, spec, TOP_3) is None
+        rows["std"] = np.array([1.0, wrong, 1.0])
+        assert "std" in illegal(rows, spec, TOP_3)
 
     def test_inputs_of_several_lengths_are_named(self):
         lengths = np.array([1, 2, 3])

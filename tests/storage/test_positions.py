@@ -7,7 +7,7 @@ from storage.errors import RecipeError
 from storage.options import Codec, Keep, Layout, Task
 from storage.positions import positions_of, renormalised, stored_temperature
 from storage.rows import concatenate
-from tests.storage.kinds import spec_of_kind, write_known_set
+from tests.storage.kinds import deviation_of, spec_of_kind, write_known_set
 from tests.storage.refusal import refused
 from tests.storage.toy import toy_spec
 
@@ -19,16 +19,18 @@ def softmax(logit_NC, at):
     return p_NC / p_NC.sum(axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("at", [2.0, 1.0])
+@pytest.mark.parametrize("at", [2.0, 1.0, "std"])
 @pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.CAUSAL_LM])
 @pytest.mark.parametrize("layout", Layout)
 @pytest.mark.parametrize("codec", Codec)
 @pytest.mark.parametrize("keep", Keep)
 def test_they_are_those_of_the_teacher(store, keep, codec, layout, task, at):
-    known = write_known_set(store, spec_of_kind(keep, codec, layout, task))
+    spec = spec_of_kind(keep, codec, layout, task, temperatures=(2.0, 1.0, "std"))
+    known = write_known_set(store, spec)
     rows = concatenate(list(known.labels.batches("train")))
     positions = positions_of(rows, known.labels.spec, at)
-    expected_NC = softmax(known.logit_NC["train"], at)
+    dense_NC = known.logit_NC["train"]
+    expected_NC = softmax(dense_NC, deviation_of(dense_NC)[:, None] if at == "std" else at)
     expected_NK = np.take_along_axis(expected_NC, positions.index_NK, axis=1)
     there = positions.present_NK
     p_NK = np.exp(positions.log_p_NK)
@@ -72,3 +74,9 @@ def test_only_stored_temperatures_can_be_had():
     assert stored_temperature(toy_spec(), 1) == 1.0
     with refused(RecipeError, "--temperature", "no rest for 3", "it has: 2, 1"):
         stored_temperature(toy_spec(), 3.0)
+    with_std = toy_spec(temperatures=(2.0, 1.0, "std"))
+    assert stored_temperature(with_std, "std") == "std"
+    with refused(RecipeError, "no rest for 3", "it has: 2, 1, std"):
+        stored_temperature(with_std, 3.0)
+    with refused(RecipeError, "no rest for std", "it has: 2, 1"):
+        stored_temperature(toy_spec(), "std")

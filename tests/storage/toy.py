@@ -16,7 +16,7 @@ from storage import layout
 from storage.augment_options import DropStep, FlipStep
 from storage.files import Folder
 from storage.identity import fingerprint
-from storage.options import Codec, Keep, Selection, Task
+from storage.options import STD, AnyTemperature, Codec, Keep, Selection, Task
 from storage.quarantine import BadSample
 from storage.reader import LabelSet
 from storage.records import Manifest, ShardRecord, write_record
@@ -94,6 +94,8 @@ def _labels(spec: LabelSetSpec, split: str, first_P: np.ndarray) -> dict[str, np
         "logit": np.tile(-kept_K / spec.temperature, (count, 1)),
         "rest": np.tile([rest(spec, split, t) for t in spec.temperatures], (count, 1)),
     }
+    if spec.has_std:
+        columns["std"] = np.full(count, deviation(spec))
     if spec.has_label:
         columns["label"] = (first_P + 1) % spec.num_classes
         columns["label_logit"] = np.full(count, -1 / spec.temperature)
@@ -103,10 +105,16 @@ def _labels(spec: LabelSetSpec, split: str, first_P: np.ndarray) -> dict[str, np
     return columns
 
 
-def rest(spec: LabelSetSpec, split: str, temperature: float) -> float:
+def rest(spec: LabelSetSpec, split: str, temperature: AnyTemperature) -> float:
     """The log of the mass of what is not kept, relative to the best class."""
     left = np.arange(spec.entries[split], spec.num_classes)
-    return float(np.log(np.exp(-left / temperature).sum())) if len(left) else -np.inf
+    at = deviation(spec) if temperature == STD else temperature
+    return float(np.log(np.exp(-left / at).sum())) if len(left) else -np.inf
+
+
+def deviation(spec: LabelSetSpec) -> float:
+    """That of the logits of any position."""
+    return float(np.arange(spec.num_classes).std())
 
 
 def toy_plan(split: str, ordinal: int, start: int, rows: int, content: str = "") -> ShardPlan:

@@ -219,6 +219,29 @@ def test_statistics_are_stored_when_asked_for(store, corpus):
     labels.close()
 
 
+def test_each_positions_own_deviation_is_a_temperature(store, corpus):
+    options = LabelOptions(k=2, temperature=2.0, temperatures=("std",), batch_size=3)
+    labels = label_set(store, corpus, TableTeacher(TABLE), options)
+    assert labels.spec.temperatures == (2.0, "std", 1.0)
+    assert (labels.spec.format_version, labels.manifest.format_version) == (4, 4)
+    assert labels.manifest.fidelity["train"]["temperatures"]["std"]["retained_mass"]["mean"] > 0.1
+    stream = Stream(LabelSource(labels, "train"), batch_size=21, shuffle=False)
+    (batch,) = stream
+    logits = TABLE[batch.inputs[0][:, 0]].astype(np.float64)
+    np.testing.assert_allclose(batch.std_P, logits.std(axis=1), rtol=1e-6)
+    assert batch.at("std") is batch.std_P
+    log_p_PK, log_rest_P = entry_log_probs(
+        batch.logit_PK, batch.rest_at("std"), batch.temperature, batch.at("std")
+    )
+    for place, logit_C in enumerate(logits):
+        index_K = batch.index_PK[place].tolist()
+        expected_K, rest = dense.kept_and_rest(logit_C, index_K, float(batch.std_P[place]))
+        np.testing.assert_allclose(log_p_PK[place], expected_K, atol=2e-3)
+        np.testing.assert_allclose(log_rest_P[place], rest, atol=2e-3)
+    assert list(verify(labels.folder)) == []
+    labels.close()
+
+
 def test_the_manifest_tells_the_fidelity_of_each_split(store, corpus):
     labels = label_set(store, corpus, TableTeacher(TABLE), OPTIONS)
     fidelity = labels.manifest.fidelity

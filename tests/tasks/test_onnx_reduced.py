@@ -154,6 +154,12 @@ def test_other_selections_are_left_to_the_logits(mirror, selection):
     assert found is None
 
 
+def test_a_temperature_of_each_position_is_left_to_the_logits(mirror):
+    reduction = Reduction(top_k(3), (1.0, "std"), 6)
+    there_P = torch.ones(2, dtype=torch.bool)
+    assert mirror.reduced((torch.randn(2, 6),), there_P, None, reduction) is None
+
+
 def test_models_that_were_exported(mlp, mlp_onnx, token_model, token_onnx):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(9, 3, generator=generator)
