@@ -43,6 +43,24 @@ class Window:
             rows - left_out[group_of],
         )
 
+    def chosen(self) -> list[NDArray[np.int64]]:
+        """For each row group, which of its rows come, in their stored order."""
+        starts = np.cumsum([0, *self.sizes])
+        rows = np.sort(self.rows)
+        bounds = np.searchsorted(rows, starts)
+        return [
+            rows[first:last] - start
+            for start, first, last in zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def among_chosen(self) -> NDArray[np.int64]:
+        """The order of the rows, where only those that come are joined."""
+        if len(self.rows) == sum(self.sizes):
+            return self.rows
+        places = np.empty_like(self.rows)
+        places[np.argsort(self.rows)] = np.arange(len(self.rows))
+        return places
+
 
 @dataclass(frozen=True)
 class Order:

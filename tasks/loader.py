@@ -1,7 +1,7 @@
-"""Reading windows of row groups ahead of whoever needs them.
+"""Reading windows of row groups ahead of whoever needs them, in a thread.
 
-Row groups are read and decoded in a thread, in the order in which they are needed, while the rows
-of the window before are cut into batches. A window and what is read of the next one are in memory.
+Row groups are read and decoded in the order in which they are needed, while the rows of the window
+before are cut into batches. A window and what is read of the next one are in memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Protocol
 
 from storage.order import Window
-from storage.rows import Rows, gather
+from storage.rows import Rows, gather, take
 from tasks.background import Ahead
 from tasks.sources import Source
 
@@ -19,7 +19,7 @@ class Loader(Protocol):
     """Gives the rows of windows."""
 
     def rows(self, windows: Iterable[Window]) -> Generator[Rows]:
-        """The rows of each window, in their order."""
+        """The rows of each window, in their order; after half of them, `close` is needed."""
 
     def close(self) -> None:
         """End whatever still runs for it; it can be used again."""
@@ -40,7 +40,7 @@ class ThreadLoader:
             for window, rows in groups:
                 parts.append(rows)
                 if len(parts) == len(window.groups):
-                    yield gather(parts, window.rows)
+                    yield gather(parts, window.among_chosen())
                     parts = []
 
     def close(self) -> None:
@@ -48,5 +48,12 @@ class ThreadLoader:
 
     def _groups(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Rows]]:
         for window in windows:
-            for group in window.groups:
-                yield window, self._source.read(group)
+            for rows in chosen_rows(self._source, window):
+                yield window, rows
+
+
+def chosen_rows(source: Source, window: Window) -> Iterator[Rows]:
+    """The rows of a window as they are stored, row group by row group."""
+    for group, size, chosen in zip(window.groups, window.sizes, window.chosen(), strict=True):
+        rows = source.read(group)
+        yield rows if len(chosen) == size else take(rows, chosen)

@@ -21,6 +21,7 @@ from storage.rows import Rows, concatenate, num_rows, part
 from tasks.background import Ahead
 from tasks.collate import collate
 from tasks.loader import Loader, ThreadLoader
+from tasks.loader_processes import ProcessLoader
 from tasks.nn.batch import Batch
 from tasks.sources import Source
 
@@ -38,7 +39,8 @@ class Stream:
     """Batches of a source, epoch after epoch.
 
     Iterating gives the batches from the position to the end of the epoch, and then the next epoch
-    begins. Reading runs ahead in threads; they end with the iteration, also when it is given up.
+    begins. Reading runs ahead in threads, which end with the iteration, or in processes, which stay
+    for the next epoch and end when the iteration is given up, with `close`, or with the stream.
 
     Attributes:
         source: what is read.
@@ -68,7 +70,11 @@ class Stream:
         sizes = self.source.group_sizes
         self._order = Order(self.source.digest, sizes, self.seed, self.window, self.shuffle)
         self._part = Part(self.batch_size, self.rank, self.world)
-        self._loader: Loader = ThreadLoader(self.source, self.window)
+        self._loader: Loader = (
+            ProcessLoader(self.source, self.workers)
+            if self.workers
+            else ThreadLoader(self.source, self.window)
+        )
 
     @property
     def num_samples(self) -> int:
@@ -85,6 +91,7 @@ class Stream:
 
         Raises:
             IntegrityError: a shard is not what its record says, or is gone.
+            StoreError: a worker process died.
         """
         left = self.num_samples - self.consumed
         try:
@@ -92,7 +99,7 @@ class Stream:
                 for size, batch in batches:
                     self.consumed += size
                     yield batch
-        except BaseException:
+        except BaseException:  # given up, too
             self.close()
             raise
         self.epoch += 1
@@ -122,7 +129,7 @@ class Stream:
         self.epoch, self.consumed = int(state[EPOCH]), int(state[CONSUMED])
 
     def close(self) -> None:
-        """End the worker processes, where there are any; a later iteration starts them again."""
+        """End the worker processes, where there are any; iterating again starts them again."""
         self._loader.close()
 
     def _identity(self) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +24,10 @@ from typing import Any, Final, Self
 
 import torch
 
-from storage.errors import ModelError, SoftlabelError, one_line
+from storage.errors import ModelError
 from storage.records import ShardRecord
 from storage.writer import ShardPlan
+from tasks.children import how_it_ended, sendable
 from tasks.effort import Effort
 from tasks.labeller import LabelRequest, Probe
 
@@ -204,7 +204,7 @@ class Workers:
         """Kill a process and start it again; returns what it had not committed."""
         _end(worker)
         left = list(worker.taken)
-        self._count_failure(left[0] if left else None, worker, why or _died(worker))
+        self._count_failure(left[0] if left else None, worker, why or how_it_ended(worker.process))
         self._replace(worker)
         return left
 
@@ -264,14 +264,6 @@ def _end(worker: _Worker) -> None:
         worker.connection.close()
 
 
-def _died(worker: _Worker) -> str:
-    code = worker.process.exitcode
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"ended with code {code}"
-
-
 def _run(connection: Connection, request: LabelRequest, paths: list[str], parent: int) -> None:
     """The child: take shards until the parent ends it, and say what became of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
@@ -310,17 +302,7 @@ def _run(connection: Connection, request: LabelRequest, paths: list[str], parent
     except EOFError:
         return
     except BaseException as error:  # noqa: BLE001 - said to the parent, which raises it
-        say(_FAILED, _sendable(error))
-
-
-def _sendable(error: BaseException) -> BaseException:
-    """The error itself where it is ours; others by their words, for they may hold anything."""
-    if isinstance(error, SoftlabelError):
-        clean = type(error)(*error.args)
-        clean.__cause__ = error.__cause__ if isinstance(error.__cause__, OSError) else None
-        return clean
-    words = "".join(traceback.format_exception_only(error))
-    return ModelError(f"the process of the teacher failed: {one_line(Exception(words))}")
+        say(_FAILED, sendable(error, ModelError, "the process of the teacher"))
 
 
 def _end_with(parent: int) -> None:
