@@ -16,7 +16,9 @@ from tasks.loss_options import Share
 from tasks.optimizer_options import OptimizerName, require_arguments
 
 # How, and not what, is computed: the weights are the same within rounding.
-_NO_IDENTITY: Final = ("checkpoint_seconds", "micro_batch_size", "compile", "tensorboard")
+_NO_IDENTITY: Final = (
+    "checkpoint_seconds", "micro_batch_size", "compile", "tensorboard", "workers",
+)  # fmt: skip
 # Left out where nothing is said, so that what is asked for stays short to read.
 _ONLY_IF_SAID: Final = ("optimizer_arguments", "frozen", "precision", "early_stopping", "keep")
 
@@ -66,6 +68,9 @@ class TrainingOptions(Options):
     seed: NonNegativeInt = 0
     window: PositiveInt = 16
     """Row groups that are shuffled together."""
+    workers: NonNegativeInt = 0
+    """Processes that read ahead, for each that trains; 0 reads in a thread, which is enough unless
+    steps are very short."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 15.0
     """At least so long between two checkpoints."""
     tensorboard: bool | str = False
