@@ -10,6 +10,7 @@ A negative n counts from the last layer: `hidden.-1` is what the last layer give
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -31,3 +32,16 @@ def layer_of(name: str) -> int:
 def path_of(name: str) -> str:
     """The path of the submodule that `module.<path>` means."""
     return name.removeprefix(MODULE)
+
+
+class Pool(StrEnum):
+    """What is made of a sample's positions."""
+
+    NONE = "none"
+    """Each position stays."""
+    MEAN = "mean"
+    """The mean over the positions that are no padding."""
+    FIRST = "first"
+    """The first position, where BERT has [CLS]."""
+    LAST = "last"
+    """The last position that is no padding."""
