@@ -6,44 +6,47 @@ in several processes is the learner. Shape letters: P positions, C classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from storage.errors import ModelError
+from tasks.feature_options import Match
 from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch, by_position
+from tasks.nn.counts import Counts as Counts
 from tasks.nn.losses import LossParts, distillation_loss
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What the losses of a global batch are divided by, whichever parts it is cut into.
-
-    Attributes:
-        positions: that count.
-        real: positions that are no padding.
-        samples: B, stand-ins left out.
-    """
-
-    positions: int
-    real: int
-    samples: int
-
-    @classmethod
-    def of(cls, batch: Batch) -> Counts:
-        """Those of one batch."""
-        lengths_B = batch.lengths_B
-        return cls(batch.num_positions, int(lengths_B.sum()), int((lengths_B > 0).sum()))
+from tasks.nn.matching import Matching, watched
+from tasks.nn.observe import Found, observe
 
 
 class Learner(nn.Module):
-    """Gives the losses of a batch."""
+    """Gives the losses of a batch.
 
-    def __init__(self, model: nn.Module, loss: LossOptions) -> None:
+    Attributes:
+        model: what is taught.
+        loss: the losses of its predictions, just now.
+        matching: what of its inside can be compared with the teacher's; None: nothing.
+        matches: what of that is compared just now.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossOptions,
+        matching: Matching | None = None,
+        matches: Sequence[Match] = (),
+    ) -> None:
         super().__init__()
         self.model = model
+        self.matching = matching
+        self.turn_to(loss, matches)
+
+    def turn_to(self, loss: LossOptions, matches: Sequence[Match]) -> None:
+        """Teach by other losses from now on: another phase of training begins."""
         self.loss = loss
+        self.matches = tuple(matches)
 
     def forward(self, batch: Batch, counts: Counts, done: float) -> LossParts:
         """This batch's part of the losses of the global batch: parts add up to its means.
@@ -54,14 +57,28 @@ class Learner(nn.Module):
             done: the share of training that is done, from 0 to 1.
 
         Raises:
-            ModelError: the model gives logits for other positions than have labels.
+            ModelError: the model gives logits for other positions than have labels, or its inside
+                does not fit the teacher's.
         """
         del done
-        logit_PC = by_position(self.model(*batch.inputs))
+        logits, found = observe(self.model, batch.inputs, watched(self.matches))
+        logit_PC = by_position(logits)
         if len(logit_PC) != len(batch.label_P):
             raise ModelError(
                 f"the model gives logits for {len(logit_PC)} positions of {batch.num_samples} "
                 f"samples, the labels have {len(batch.label_P)}: [B, C] is one a sample, [B, L, C] "
                 "one a token"
             )
-        return distillation_loss(logit_PC, batch, self.loss, counts.positions)
+        parts = distillation_loss(logit_PC, batch, self.loss, counts.positions)
+        return self._with_matches(parts, found, batch, counts)
+
+    def _with_matches(
+        self, parts: LossParts, found: Found, batch: Batch, counts: Counts
+    ) -> LossParts:
+        if self.matching is None or not self.matches:
+            return parts
+        losses: dict[str, Tensor] = self.matching(self.matches, self.model, found, batch, counts)
+        total = parts.total
+        for match in self.matches:
+            total = total + match.options.weight * losses[match.name]
+        return replace(parts, total=total, matched=losses)

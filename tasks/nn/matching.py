@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from storage.errors import ModelError, RecipeError
 from storage.features import ATTENTION, Pool
 from tasks.feature_options import Match, MatchLoss
-from tasks.nn.batch import Batch, Counts
+from tasks.nn.batch import Batch
+from tasks.nn.counts import Counts
 from tasks.nn.match_losses import match_loss
 from tasks.nn.observe import Found, Shape, real_positions
 from tasks.nn.places import Places
@@ -78,7 +80,9 @@ class Matching(nn.Module):
             ModelError: the student's features have other positions than the teacher's.
         """
         theirs = self._of_teacher(matches, batch)
-        return {match.name: self._loss(match, model, found, theirs, batch, counts) for match in matches}
+        return {
+            match.name: self._loss(match, model, found, theirs, batch, counts) for match in matches
+        }
 
     def _loss(
         self,
@@ -93,7 +97,8 @@ class Matching(nn.Module):
         student = tuple(_placed(name, found[name], model, batch, pool) for name in match.student)
         if _key(match) in self.projections:
             project = self.projections[_key(match)]
-            student = tuple(project(entry.to(project.weight.dtype)) for entry in student)
+            dtype = next(project.parameters()).dtype
+            student = tuple(project(entry.to(dtype)) for entry in student)
         guide = self._guides[0]
         teacher = tuple(
             _placed(name, theirs[name], None if guide is None else guide.module, batch, pool)
@@ -106,7 +111,8 @@ class Matching(nn.Module):
                 f"{teacher[0].shape[-2]}; pool: mean, or compare what has the same"
             )
         real_BN = None if pool is not Pool.NONE else real_positions(model, batch.inputs, count)
-        places = Places.of(batch, real_BN, count, counts.real, counts.samples)
+        dtype = torch.promote_types(student[0].dtype, torch.float32)
+        places = Places.of(batch, counts, count, real_BN, dtype)
         return match_loss(match, student, teacher, places)
 
     def _of_teacher(self, matches: Sequence[Match], batch: Batch) -> Found:

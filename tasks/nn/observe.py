@@ -63,6 +63,8 @@ def observe(
     Raises:
         ModelError: the model has no such layer or module; what there is, is said.
     """
+    if not names:
+        return model(*inputs), {}
     with watching(model, names) as found:
         logits = model(*inputs)
     return logits, found

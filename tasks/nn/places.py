@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tasks.nn.batch import Batch
+from tasks.nn.counts import Counts
 
 
 @dataclass(frozen=True)
@@ -33,30 +34,31 @@ class Places:
     weight_B: Tensor
 
     @classmethod
-    def of(cls, batch: Batch, real_BN: Tensor | None, count: int, real: int, samples: int) -> Places:
+    def of(
+        cls, batch: Batch, counts: Counts, count: int, real_BN: Tensor | None, dtype: torch.dtype
+    ) -> Places:
         """The positions inside a model for a batch.
 
         Args:
             batch: all of a global batch, or a part of it.
-            real_BN: what the model says of its positions; None means that all are real.
+            counts: those of the global batch.
             count: N.
-            real: positions of the global batch that are no padding.
-            samples: those of the global batch.
+            real_BN: what the model says of its positions; None means that all are real.
+            dtype: of the weights.
         """
         each_BP = batch.real_P.reshape(batch.num_samples, -1)
-        there_B = each_BP.any(dim=1)
+        there_B1 = each_BP.any(dim=1, keepdim=True)
         labelled = each_BP.shape[1] == count
         if labelled:
             real_BN = each_BP
         elif real_BN is None:
-            real_BN = there_B[:, None].expand(-1, count)
+            real_BN = there_B1.expand(-1, count)
         else:
-            real_BN = real_BN & there_B[:, None]
-        length_B = real_BN.sum(dim=1).clamp(min=1).to(torch.float32)
-        weight_B = there_B.to(torch.float32) / max(samples, 1)
-        share_B = weight_B / length_B
-        weight_BN = real_BN / max(real, 1) if labelled else real_BN * share_B[:, None]
-        return cls(real_BN, length_B, weight_BN, weight_B)
+            real_BN = real_BN & there_B1
+        length_B = real_BN.sum(dim=1).clamp(min=1).to(dtype)
+        weight_B = there_B1[:, 0].to(dtype) / max(counts.samples, 1)
+        share_B = 1 / length_B.new_tensor(max(counts.real, 1)) if labelled else weight_B / length_B
+        return cls(real_BN, length_B, real_BN * share_B.reshape(-1, 1), weight_B)
 
     def only_real(self, x_BNW: Tensor) -> Tensor:
         """The same with zeros where nothing is real."""
