@@ -240,6 +240,7 @@ class Project:
             "label_set": labels.manifest.fingerprint,
             "digest": labels.digest,
             "teacher": teacher.fingerprint,
+            "teacher_weights": teacher.details["weights_digest"],
         }
         name = layout.current(self._asked)
         try:
@@ -276,7 +277,30 @@ class Project:
         options = self.recipe.students[name]
         where = f"students.{name}.model"
         files = model_files(self.store, options.model, self.loaded.folder, where)
-        return intents.student(options, labels.manifest.fingerprint, labels.digest, files)
+        weights = self._teacher_weights() if options.needs_teacher else None
+        return intents.student(options, labels.manifest.fingerprint, labels.digest, files, weights)
+
+    def require_card_of(self, student: str, teacher: Card | None) -> Card:
+        """The card of the teacher that made the label set, for a student that needs it itself.
+
+        Raises:
+            MissingProductError: it is not there any more.
+        """
+        if teacher is None:
+            raise MissingProductError(
+                f"students.{student}: it needs the teacher itself, which is not in "
+                f"{self.store.url} any more; run: softlabel run {self.loaded.source} --stage teacher"
+            )
+        return teacher
+
+    def _teacher_weights(self) -> str:
+        """The digest of the weights of the teacher that made the label set."""
+        current = read_record(self.store, layout.current(self._asked))
+        known: str | None = current.get("teacher_weights")
+        if known is not None:
+            return known
+        card = find_card(self.store, layout.TEACHERS, current["teacher"])
+        return str(current["teacher"] if card is None else card.details["weights_digest"])
 
     def origin(self, teacher: str | None = None, labels: LabelSet | None = None) -> Origin:
         """Who asks, for a product's card.

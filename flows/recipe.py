@@ -110,6 +110,7 @@ class Recipe(Options):
             )
         for name, student in self.students.items():
             self._require_learnable(f"students.{name}.loss", student)
+            self._require_visible_teacher(f"students.{name}", student)
         known = self._named_splits()
         for split in (*self.evaluation.splits, TRAIN) if known else ():
             if split not in known:
@@ -136,6 +137,16 @@ class Recipe(Options):
             raise ValueError(
                 f"{where}.hard_weight: expected 0 without hard labels, got {loss.hard_share:g}; "
                 "name their column in data.label, or set soft_weight: 1"
+            )
+
+    def _require_visible_teacher(self, where: str, student: StudentOptions) -> None:
+        """What is asked of the teacher itself, beside its logits, its kind can give."""
+        kind = self.teacher.kind
+        if student.needs_teacher and kind in ("onnx", "ensemble"):
+            said = "teacher: live" if student.teacher == "live" else "initialise"
+            raise ValueError(
+                f"{where}: {said} needs a teacher that can be looked into (fit, torch or "
+                f"huggingface), got {kind}"
             )
 
     def _named_splits(self) -> list[str]:

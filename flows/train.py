@@ -93,6 +93,7 @@ def _train(
 ) -> Card:
     from tasks.checkpoints import clear_checkpoints
     from tasks.device import pick_device
+    from tasks.live_teacher import TeacherSource
     from tasks.students import train_student
 
     intent = project.student_intent(name, labels)
@@ -101,17 +102,24 @@ def _train(
         clear_checkpoints(folder)
     device = pick_device(project.recipe.execution.device)
     origin = project.origin(teacher.fingerprint if teacher else None, labels)
+    options = project.recipe.students[name]
+    live = None
+    if options.needs_teacher:
+        card = project.require_card_of(name, teacher)
+        said, recipe_folder = project.recipe.teacher, project.loaded.folder
+        live = TeacherSource(project.store, card, said, recipe_folder, labels.spec.inputs)
     return engine.run_task(
         "train-student",
         lambda: train_student(
             project.store,
             name,
-            project.recipe.students[name],
+            options,
             labels,
             intent,
             device,
             project.loaded.folder,
             origin,
+            live,
         ),
         project.recipe.execution,
         f"student-{name}",

@@ -14,8 +14,6 @@ from storage.features import ATTENTION, FeatureName, Pool
 from storage.identity import Json
 from storage.options import Options
 
-UNIFORM = "uniform"
-
 
 class MatchLoss(StrEnum):
     """How something inside the student is compared with something inside the teacher."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from storage.files import Folder
 from storage.options import Task
 from storage.spec import InputSpec
 from tasks.checkpoints import Checkpoints
+from tasks.learners import Inside, learner_of
 from tasks.loss_options import LossOptions, SoftLoss
 from tasks.model_options import ModelOptions
 from tasks.models import ModelForm, build
 from tasks.nn.batch import by_position
 from tasks.nn.frozen import freeze
-from tasks.nn.learner import Learner
 from tasks.nn.losses import distillation_loss
 from tasks.nn.ranks import Alone, Ranks
 from tasks.nn.trainer import StepResult, Trainer
@@ -68,6 +68,7 @@ class FitJob:
         task: what is predicted.
         padded: whether the model may have outputs beyond C.
         recipe_folder: what the paths of the recipe are relative to.
+        inside: what the model takes from inside its teacher.
     """
 
     title: str
@@ -80,6 +81,7 @@ class FitJob:
     task: Task = Task.CLASSIFICATION
     padded: bool = False
     recipe_folder: Path = Path()
+    inside: Inside = field(default_factory=Inside)
 
     @property
     def form(self) -> ModelForm:
@@ -108,16 +110,17 @@ def fit(
 
     Raises:
         NotFiniteError: a loss is NaN or infinite; the step and samples are named.
-        ModelError: the model does not fit the data.
+        ModelError: the model does not fit the data, or its teacher.
+        RecipeError: what it is to take from inside its teacher is not there, or does not fit.
     """
     training = job.training
     torch.manual_seed(training.seed)
     model = build(job.model, job.form, job.recipe_folder, f"{job.where}.model")
+    learner = learner_of(model, job.loss, job.inside, source, job.inputs, device, job.where)
     freeze(model, training.frozen, f"{job.where}.training.frozen")
     stream = Stream(source, training.batch_size, training.seed, training.window)
     total_steps = training.epochs * stream.batches_per_epoch
     ranks = ranks or Alone()
-    learner = Learner(model, job.loss)
     trainer = Trainer(learner, training, total_steps, device, ranks, f"{job.where}.training")
     checkpoints = Checkpoints(folder / layout.CHECKPOINTS, training.checkpoint_seconds)
     history: list[dict[str, Any]] = []

@@ -201,6 +201,7 @@ def student(
     label_set_fingerprint: str,
     digest: str,
     model_files: Json | None = None,
+    teacher_weights: str | None = None,
 ) -> Intent:
     """A student: its options and the label set that it learns from.
 
@@ -209,6 +210,7 @@ def student(
         label_set_fingerprint: of the label set.
         digest: of the label set.
         model_files: what beside the options decides a Hugging Face model.
+        teacher_weights: the digest of the teacher's, where the student needs the teacher itself.
     """
     content = {
         "code_version": FIT_CODE_VERSION,
@@ -217,6 +219,8 @@ def student(
     }
     if model_files is not None:
         content["model_files"] = model_files
+    if teacher_weights is not None:
+        content["teacher_weights"] = teacher_weights
     return Intent(content)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from storage.identity import Json
 from storage.options import Options, SplitName
+from tasks.feature_options import InitialiseOptions, MatchOptions
 from tasks.loss_options import LossOptions
 from tasks.model_options import ModelOptions
 from tasks.training_options import TrainingOptions
@@ -30,17 +31,51 @@ class StudentOptions(Options):
 
     model: ModelOptions
     loss: LossOptions = LossOptions()
+    match: tuple[MatchOptions, ...] = ()
+    """What of its inside is to become like its teacher's."""
+    teacher: Literal["stored", "live"] = "stored"
+    """Where the teacher's inside comes from: the label set (`labels.features`), or the teacher
+    itself, run on each batch."""
+    initialise: InitialiseOptions | None = None
+    """Begin with weights of the teacher."""
     training: TrainingOptions = TrainingOptions()
     export: ExportOptions = ExportOptions()
     """No part of what is trained: asked for later, it is made of the student that is there."""
 
+    @property
+    def matches(self) -> tuple[MatchOptions, ...]:
+        """What is compared at any time."""
+        return self.match
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the teacher itself has to be there."""
+        return self.teacher == "live" or self.initialise is not None
+
     def identity(self) -> Json:
         """What decides the weights."""
-        return {
+        identity = {
             "model": self.model.identity(),
             "loss": self.loss.identity(),
             "training": self.training.identity(),
         }
+        if self.matches:
+            identity |= {
+                "match": [entry.identity() for entry in self.match],
+                "teacher": self.teacher,
+            }
+        if self.initialise is not None:
+            identity["initialise"] = self.initialise.identity()
+        return identity
+
+    @model_validator(mode="after")
+    def _a_live_teacher_is_asked_something(self) -> Self:
+        if self.teacher == "live" and not self.matches:
+            raise ValueError(
+                "teacher: live needs a match: soft labels are stored, and only what is inside the "
+                "teacher is asked of it"
+            )
+        return self
 
 
 class EvaluationOptions(Options):

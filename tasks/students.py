@@ -19,7 +19,9 @@ from storage.spec import LabelSetSpec
 from tasks.checkpoints import clear_checkpoints
 from tasks.fit import FitJob, fit, history_bytes
 from tasks.intents import Intent
+from tasks.learners import Inside
 from tasks.lineage import LINEAGE, NOBODY, Origin, student_lineage
+from tasks.live_teacher import TeacherSource
 from tasks.loss_options import SoftLoss, kept_set_fault
 from tasks.models import ModelForm, load_model
 from tasks.nn.models import num_parameters
@@ -37,13 +39,25 @@ def train_student(
     device: torch.device,
     recipe_folder: Path = Path(),
     origin: Origin = NOBODY,
+    teacher: TeacherSource | None = None,
 ) -> Card:
     """Train a student from the shards, and keep its weights, ONNX file, history and card.
 
     A Hugging Face student's folder is one that `from_pretrained` loads.
 
+    Args:
+        store: that holds it all.
+        name: what the recipe calls it.
+        options: what the recipe says of it.
+        labels: what it learns from.
+        intent: what is asked for.
+        device: where it is trained.
+        recipe_folder: what the paths of the recipe are relative to.
+        origin: where the labels come from, for its card.
+        teacher: its teacher, where `options.needs_teacher`.
+
     Raises:
-        RecipeError: its loss needs what the label set does not hold.
+        RecipeError: it needs what the label set does not hold.
         ModelError: the model does not fit the label set.
         NotFiniteError: its loss is NaN or infinite.
     """
@@ -62,6 +76,12 @@ def train_student(
         task=labels.spec.task,
         padded=labels.spec.padded,
         recipe_folder=recipe_folder,
+        inside=Inside(
+            match=options.matches,
+            live=options.teacher == "live",
+            initialise=options.initialise,
+            teacher=teacher,
+        ),
     )
     started = time.monotonic()
     fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)

@@ -118,15 +118,7 @@ class Matching(nn.Module):
     def _of_teacher(self, matches: Sequence[Match], batch: Batch) -> Found:
         names = tuple(dict.fromkeys(name for match in matches for name in match.teacher))
         guide = self._guides[0]
-        if guide is not None:
-            return guide.features(batch.inputs, names)
-        missing = [name for name in names if name not in batch.features]
-        if missing:
-            raise ModelError(
-                f"{missing[0]}: the label set holds no such feature; add it to labels.features, or "
-                "say teacher: live"
-            )
-        return batch.features
+        return batch.features if guide is None else guide.features(batch.inputs, names)
 
 
 def watched(matches: Sequence[Match]) -> tuple[str, ...]:

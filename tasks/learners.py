@@ -1,0 +1,118 @@
+"""A student and all that it is taught by, made ready to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from storage.errors import RecipeError
+from storage.rows import part
+from storage.spec import InputSpec
+from tasks.collate import collate
+from tasks.feature_options import InitialiseOptions, Match, MatchOptions, matches_of
+from tasks.initialise import initialise
+from tasks.loss_options import LossOptions
+from tasks.nn.learner import Learner
+from tasks.nn.matching import Guide, Matching, watched
+from tasks.nn.observe import Shape, feature_shapes, num_layers
+from tasks.sources import Source
+
+
+class Teachers(Protocol):
+    """Where a live teacher comes from."""
+
+    def load(self, device: torch.device) -> Guide:
+        """The teacher, ready to run on a device."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a student takes from inside its teacher.
+
+    Attributes:
+        match: what of its inside it compares, at any time.
+        live: whether the teacher is run for it; else the label set holds it.
+        initialise: what of the teacher's weights it begins with; None: nothing.
+        teacher: the teacher itself, where it is needed.
+    """
+
+    match: tuple[MatchOptions, ...] = ()
+    live: bool = False
+    initialise: InitialiseOptions | None = None
+    teacher: Teachers | None = None
+
+
+def learner_of(
+    model: nn.Module,
+    loss: LossOptions,
+    inside: Inside,
+    source: Source,
+    inputs: Sequence[InputSpec],
+    device: torch.device,
+    where: str,
+) -> Learner:
+    """A model and its losses; it may begin with its teacher's weights.
+
+    Args:
+        model: with its first weights.
+        loss: of its predictions.
+        inside: what it takes from inside its teacher.
+        source: what it learns from.
+        inputs: what it gets.
+        device: where the teacher runs.
+        where: the student in the recipe, for messages.
+
+    Raises:
+        RecipeError: what is to be compared does not fit.
+        ModelError: there is no such layer or module, or weights do not fit.
+    """
+    guide = None if inside.teacher is None else inside.teacher.load(device)
+    if inside.initialise is not None:
+        assert guide is not None
+        initialise(model, guide.module, inside.initialise, f"{where}.initialise")
+    if not inside.match:
+        return Learner(model, loss)
+    live = guide if inside.live else None
+    matches = matches_of(
+        inside.match,
+        num_layers(model),
+        None if live is None else num_layers(live.module),
+        f"{where}.match",
+    )
+    ours = feature_shapes(model, inputs, watched(matches), f"{where}.match: the student")
+    names = _of_teacher(matches)
+    if live is None:
+        theirs = stored_shapes(source)
+        require_stored(names, theirs, f"{where}.match")
+    else:
+        theirs = feature_shapes(live.module, inputs, names, f"{where}.match: the teacher")
+    return Learner(model, loss, Matching(matches, ours, theirs, f"{where}.match", live), matches)
+
+
+def stored_shapes(source: Source) -> Mapping[str, Shape]:
+    """The shapes of the features that a source holds, for its first sample."""
+    first = part(source.read(0), 0, 1)
+    features = collate(first, source.temperatures, source.drawn_at, augment=source.augment).features
+    return {name: tuple(tensor.shape[1:]) for name, tensor in features.items()}
+
+
+def require_stored(names: Sequence[str], stored: Collection[str], where: str) -> None:
+    """Refuse to compare with what the label set does not hold.
+
+    Raises:
+        RecipeError: it lacks a feature.
+    """
+    missing = [name for name in names if name not in stored]
+    if missing:
+        raise RecipeError(
+            f"{where}: the label set holds no {missing[0]!r}; add it to labels.features, or say "
+            "teacher: live"
+        )
+
+
+def _of_teacher(matches: Sequence[Match]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for match in matches for name in match.teacher))

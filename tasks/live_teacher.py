@@ -1,0 +1,74 @@
+"""A teacher that is run beside its student, for what is inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from storage.cards import Card
+from storage.errors import RecipeError
+from storage.files import Folder
+from storage.spec import InputSpec
+from tasks.nn.observe import Found
+from tasks.teach import load_teacher
+from tasks.teacher_options import TeacherOptions
+from tasks.teachers import ObservableTeacher
+
+
+class LiveTeacher:
+    """A teacher in evaluation mode, run without gradients."""
+
+    def __init__(self, teacher: ObservableTeacher) -> None:
+        self._teacher = teacher
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself."""
+        return self._teacher.module
+
+    def features(self, inputs: tuple[Tensor, ...], names: Sequence[str]) -> Found:
+        """What is inside it by name, [B, ...] each, on the device of the inputs.
+
+        Raises:
+            ModelError: it has no such layer or module.
+        """
+        _, found = self._teacher.observed(inputs, names)
+        # What inference mode made cannot be kept for a backward pass; a copy of it can.
+        return {name: tensor.to(inputs[0].device).clone() for name, tensor in found.items()}
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """Where a student's teacher comes from; can be sent to another process.
+
+    Attributes:
+        store: that holds it.
+        card: its own.
+        options: what the recipe says of it.
+        folder: the recipe's.
+        inputs: what it gets.
+    """
+
+    store: Folder
+    card: Card
+    options: TeacherOptions
+    folder: Path
+    inputs: tuple[InputSpec, ...]
+
+    def load(self, device: torch.device) -> LiveTeacher:
+        """The teacher, ready to run.
+
+        Raises:
+            RecipeError: it is of a kind that cannot be looked into.
+            IntegrityError: its weights are no longer those of the card.
+        """
+        teacher = load_teacher(
+            self.store, self.card, self.options, self.folder, self.inputs, device
+        )
+        if not isinstance(teacher, ObservableTeacher):
+            raise RecipeError(f"teacher: a teacher of kind {self.options.kind} shows no inside")
+        return LiveTeacher(teacher)
