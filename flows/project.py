@@ -289,7 +289,8 @@ class Project:
         if teacher is None:
             raise MissingProductError(
                 f"students.{student}: it needs the teacher itself, which is not in "
-                f"{self.store.url} any more; run: softlabel run {self.loaded.source} --stage teacher"
+                f"{self.store.url} any more; run: softlabel run {self.loaded.source} "
+                "--stage teacher"
             )
         return teacher
 

@@ -1,0 +1,55 @@
+"""Students that take more from their teacher than its predictions, from end to end."""
+
+import json
+
+import pytest
+
+from storage.errors import MissingProductError
+from tests.flows.blobs import blobs_recipe
+
+MODEL = {"kind": "token_transformer", "layers": 2, "width": 16, "heads": 2, "vocabulary": 7}
+DATA = {
+    "name": "counting",
+    "source": "tests.flows.targets:counting",
+    "task": "tagging",
+    "inputs": "tokens",
+    "attention_mask": True,
+    "label": "tag",
+    "classes": 3,
+    "splits": {"column": "split"},
+}
+TRAINING = {"epochs": 1, "batch_size": 8, "learning_rate": 0.02}
+MATCH = [
+    {"teacher": "hidden.-1", "loss": "cosine"},
+    {"kind": "attention", "layers": {1: 2}, "loss": "ce"},
+]
+
+
+def recipe(**students):
+    return blobs_recipe(
+        data=DATA,
+        teacher={"kind": "fit", "model": MODEL, "training": TRAINING},
+        labels={"k": 2, "positions_per_shard": 64, "positions_per_row_group": 16},
+        students={
+            name: {"model": MODEL | {"layers": 1, "width": 8}, "training": TRAINING} | said
+            for name, said in students.items()
+        },
+    )
+
+
+def test_a_live_teacher_and_its_weights(workspace):
+    begun = {"model": MODEL | {"layers": 1}, "initialise": {"from": "teacher", "layers": [2]}}
+    workspace.write_recipe(recipe(live={"match": MATCH, "teacher": "live"}, begun=begun))
+    stages = workspace.run()
+    teacher = json.loads((workspace.only("teachers") / "card.json").read_text())["details"]
+    for name, row in stages["train"]["students"].items():
+        folder = workspace.store / "students" / row["fingerprint"]
+        card = json.loads((folder / "card.json").read_text())
+        assert card["intent"]["teacher_weights"] == teacher["weights_digest"], name
+    again = workspace.run()
+    assert again["train"]["status"] == again["evaluate"]["status"] == "cached"
+    # What is finished needs no teacher; another student like it does.
+    (workspace.only("teachers") / "card.json").unlink()
+    assert workspace.run(stages=["train"])["train"]["status"] == "cached"
+    with pytest.raises(MissingProductError, match=r"^students\.live: it needs the teacher itself"):
+        workspace.run(stages=["train"], overrides=["students.live.training.seed=1"])
