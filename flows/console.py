@@ -64,12 +64,17 @@ def progress() -> Iterator[None]:
     def show(step: Step) -> None:
         if step.number not in known:
             known[step.number] = bars.add_task(
-                step.title, total=step.total, unit=step.unit, speed="", note=""
+                step.title,
+                total=step.total,
+                completed=step.done,
+                unit=step.unit,
+                speed="",
+                note="",
             )
         bars.update(
             known[step.number],
             completed=step.done,
-            speed=f"{step.per_second:,.0f}/s",
+            speed=step.rate,
             note=step.note,
         )
 
@@ -92,7 +97,7 @@ def _print_ended(step: Step) -> None:
         note = f"  {step.note}" if step.note else ""
         errors.print(
             f"{step.title}: {step.done:,} of {step.total:,} {step.unit} in {step.seconds:.1f} s, "
-            f"{step.per_second:,.0f}/s{note}",
+            f"{step.rate}{note}",
             markup=False,
         )
 

@@ -217,7 +217,7 @@ def _describe_teacher(project: Project, card: Card | None) -> dict[str, Any]:
 
 
 def _histories(project: Project, cards: dict[str, Card]) -> dict[str, list[dict[str, Any]]]:
-    from tasks.fit import read_history
+    from tasks.history import read_history
 
     return {
         name: read_history(read_file(project.store, card, layout.HISTORY))

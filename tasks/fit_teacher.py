@@ -16,7 +16,8 @@ from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.options import TRAIN, VALIDATION
 from tasks.checkpoints import clear_checkpoints
-from tasks.fit import FitJob, fit, history_bytes
+from tasks.fit import FitJob, fit
+from tasks.history import history_bytes
 from tasks.intents import Intent
 from tasks.lineage import LINEAGE, NOBODY, Origin, lineage
 from tasks.loss_options import LossOptions
@@ -83,8 +84,8 @@ def fit_teacher(
             "num_classes": num_classes,
             "parameters": num_parameters(fitted.model),
             "size_bytes": len(weights),
-            "steps": fitted.steps,
             "seconds": round(seconds, 3),
+            **fitted.details,
             **figures,
             LINEAGE: lineage(origin, options.training.seed),
         },

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from storage.errors import RecipeError
+from storage.identity import Json
 from storage.rows import part
 from storage.spec import InputSpec
 from tasks.collate import collate
@@ -44,6 +45,14 @@ class Inside:
     live: bool = False
     initialise: InitialiseOptions | None = None
     teacher: Teachers | None = None
+
+    def identity(self) -> Json:
+        """What decides the weights."""
+        return {
+            "match": [entry.identity() for entry in self.match],
+            "live": self.live,
+            "initialise": None if self.initialise is None else self.initialise.identity(),
+        }
 
 
 def learner_of(

@@ -28,6 +28,9 @@ class Progress:
         note: what else is worth saying, such as the loss.
         seconds: since it began.
         ended: whether it is over, for good or bad.
+        before: how many were done when it began.
+        finer: what a rate is told in instead of units; nothing by default.
+        finer_done: how many of these were done since it began.
     """
 
     number: int
@@ -38,11 +41,20 @@ class Progress:
     note: str = ""
     seconds: float = 0.0
     ended: bool = False
+    before: int = 0
+    finer: str = ""
+    finer_done: int = 0
 
     @property
     def per_second(self) -> float:
-        """Units done in a second, so far."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
+        """Units done in a second, or what is told instead of them, since it began."""
+        done = self.finer_done if self.finer else self.done - self.before
+        return done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def rate(self) -> str:
+        """The same for people to read."""
+        return f"{self.per_second:,.0f}{' ' * bool(self.finer)}{self.finer}/s"
 
 
 @dataclass
@@ -52,9 +64,11 @@ class Tracker:
     progress: Progress
     _start: float = field(default_factory=time.monotonic)
 
-    def advance(self, count: int, note: str = "") -> None:
-        """Another `count` units are done."""
-        self._tell(done=self.progress.done + count, note=note or self.progress.note)
+    def advance(self, count: int, note: str = "", finer: int = 0) -> None:
+        """Another `count` units are done, and `finer` of what the rate is told in."""
+        before = self.progress
+        done, finer_done = before.done + count, before.finer_done + finer
+        self._tell(done=done, note=note or before.note, finer_done=finer_done)
 
     def end(self) -> None:
         """The work is over."""
@@ -68,9 +82,18 @@ class Tracker:
 
 
 @contextlib.contextmanager
-def track(title: str, total: int, unit: str) -> Iterator[Tracker]:
-    """Follow a piece of work of `total` units."""
-    tracker = Tracker(Progress(next(_numbers), title, unit, total))
+def track(title: str, total: int, unit: str, done: int = 0, finer: str = "") -> Iterator[Tracker]:
+    """Follow a piece of work of `total` units, of which some may be done before.
+
+    Args:
+        title: what is done.
+        total: how many units.
+        unit: what they are.
+        done: how many were done before.
+        finer: what the rate is told in, where units are too coarse.
+    """
+    progress = Progress(next(_numbers), title, unit, total, done, before=done, finer=finer)
+    tracker = Tracker(progress)
     tracker.advance(0)
     try:
         yield tracker

@@ -17,7 +17,8 @@ from storage.options import TRAIN, VALIDATION, Keep, temperature_names
 from storage.reader import LabelSet
 from storage.spec import LabelSetSpec
 from tasks.checkpoints import clear_checkpoints
-from tasks.fit import FitJob, fit, history_bytes
+from tasks.fit import FitJob, fit
+from tasks.history import history_bytes
 from tasks.intents import Intent
 from tasks.learners import Inside
 from tasks.lineage import LINEAGE, NOBODY, Origin, student_lineage
@@ -104,8 +105,8 @@ def train_student(
             "parameters": num_parameters(fitted.model),
             "size_bytes": len(files[layout.WEIGHTS]),
             "onnx_bytes": len(files[layout.ONNX_MODEL]),
-            "steps": fitted.steps,
             "seconds": round(seconds, 3),
+            **fitted.details,
             **made,
             LINEAGE: student_lineage(origin, options.training.seed, labels),
         },

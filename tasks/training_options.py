@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from storage.identity import Json
 from storage.options import Options
-from tasks.loss_options import Share
+from tasks.loss_options import LossOptions, Share
 from tasks.optimizer_options import OptimizerName, require_arguments
 
 # How, and not what, is computed: the weights are the same within rounding.
@@ -20,7 +20,11 @@ _NO_IDENTITY: Final = (
     "checkpoint_seconds", "micro_batch_size", "compile", "tensorboard", "workers",
 )  # fmt: skip
 # Left out where nothing is said, so that what is asked for stays short to read.
-_ONLY_IF_SAID: Final = ("optimizer_arguments", "frozen", "precision", "early_stopping", "keep")
+_ONLY_IF_SAID: Final = (
+    "optimizer_arguments", "frozen", "precision", "early_stopping", "keep", "phases",
+)  # fmt: skip
+Rate = Annotated[float, Field(gt=0)]
+Schedule = Literal["cosine", "linear", "constant"]
 
 
 class EarlyStopping(Options):
@@ -32,6 +36,16 @@ class EarlyStopping(Options):
     """The figure of the validation split that is to improve."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """What improves by no more than this counts as no improvement."""
+
+
+class PhaseOptions(Options):
+    """One phase of training; what is not said is as it is for all of them."""
+
+    epochs: PositiveInt
+    loss: LossOptions | None = None
+    learning_rate: Rate | None = None
+    schedule: Schedule | None = None
+    warmup: Share | None = None
 
 
 class TrainingOptions(Options):
@@ -47,9 +61,9 @@ class TrainingOptions(Options):
     """`muon` is for matrices; embeddings, biases and norms learn by AdamW beside it."""
     optimizer_arguments: dict[str, Any] = Field(default_factory=dict)
     """What torch's optimizer takes besides, such as `{momentum: 0.9}` for `sgd`."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: Rate = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup: Share = 0.05
     """The share of all steps in which the learning rate rises from 0."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
@@ -65,6 +79,8 @@ class TrainingOptions(Options):
     keep: Literal["last", "best"] = "last"
     """Which weights are kept: those of the last step, or those of the epoch that is best by
     `early_stopping.metric`, which without early stopping is the validation loss."""
+    phases: tuple[PhaseOptions, ...] = ()
+    """Instead of `epochs`: one phase after the other, each with an optimizer and schedule anew."""
     seed: NonNegativeInt = 0
     window: PositiveInt = 16
     """Row groups that are shuffled together."""
@@ -75,6 +91,11 @@ class TrainingOptions(Options):
     """At least so long between two checkpoints."""
     tensorboard: bool | str = False
     """Write event files for TensorBoard, beside the model; or into a folder that is named."""
+
+    @property
+    def total_epochs(self) -> int:
+        """Of all phases; early stopping may end them sooner."""
+        return sum(phase.epochs for phase in self.phases) or self.epochs
 
     @property
     def metric(self) -> str:
@@ -93,9 +114,21 @@ class TrainingOptions(Options):
         for name in _ONLY_IF_SAID:
             if getattr(self, name) == fields[name].get_default(call_default_factory=True):
                 del said[name]
+        if self.phases:
+            del said["epochs"]
         return said
 
     @model_validator(mode="after")
     def _arguments_of_the_optimizer(self) -> Self:
         require_arguments(self.optimizer, self.optimizer_arguments)
+        return self
+
+    @model_validator(mode="after")
+    def _epochs_are_said_once(self) -> Self:
+        usual = type(self).model_fields["epochs"].default
+        if self.phases and self.epochs not in (usual, self.total_epochs):
+            raise ValueError(
+                f"epochs: the phases have {self.total_epochs} together, got {self.epochs}; leave "
+                "it out beside phases"
+            )
         return self

@@ -1,4 +1,4 @@
-"""How well a fitted teacher does on the hard labels of a split: what its card says of it.
+"""How well a model does on a split: while it is fitted, and what a fitted teacher's card says.
 
 Shape letters: P positions, C classes.
 """
@@ -10,9 +10,51 @@ from torch import nn
 from torch.nn import functional as F
 
 from storage.schema import NO_LABEL
-from tasks.nn.batch import by_position
+from tasks.loss_options import LossOptions, SoftLoss
+from tasks.nn.batch import Batch, by_position
+from tasks.nn.losses import distillation_loss
+from tasks.nn.trainer import Trainer
 from tasks.sources import Source
 from tasks.stream import Stream
+
+
+def validate(trainer: Trainer, source: Source) -> dict[str, float]:
+    """The loss and, where there are hard labels, the accuracy on a split; the same on all ranks.
+
+    Each rank takes its part of the split. The weights are left as they were.
+    """
+    ranks = trainer.ranks
+    stream = Stream(
+        source, trainer.training.batch_size, shuffle=False, rank=ranks.rank, world=ranks.world
+    )
+    sums = torch.zeros(4, dtype=torch.float64, device=trainer.device)
+    trainer.learner.eval()
+    with torch.no_grad():
+        for batch in stream:
+            for part in trainer.gradients.parts(batch.to(trainer.device)):
+                sums += _sums(trainer, part)
+    trainer.learner.train()
+    loss, positions, correct, labelled = ranks.sum(sums).tolist()
+    figures = {"validation_loss": loss / max(positions, 1)}
+    return figures | ({"validation_accuracy": correct / labelled} if labelled else {})
+
+
+def _sums(trainer: Trainer, batch: Batch) -> torch.Tensor:
+    """The sum of the loss, positions that count, best classes that are right, hard labels."""
+    with trainer.precision.autocast():
+        logit_PC = by_position(trainer.model(*batch.inputs))
+        total = distillation_loss(logit_PC, batch, on_kept_set(trainer.learner.loss)).total
+    counts_P = batch.mask_P & (batch.label_P >= 0)
+    correct = ((logit_PC.argmax(dim=1) == batch.label_P) & counts_P).sum()
+    loss = total.double() * batch.num_positions
+    return torch.stack([loss, batch.mask_P.sum(), correct, counts_P.sum()])
+
+
+def on_kept_set(loss: LossOptions) -> LossOptions:
+    """The loss where labels are a true kept set: draws have no loss there, their limit has."""
+    if loss.soft is not SoftLoss.SAMPLED:
+        return loss
+    return loss.model_copy(update={"soft": SoftLoss.FORWARD_KL})
 
 
 @torch.inference_mode()

@@ -53,7 +53,9 @@ class Trainer:
 
     Attributes:
         learner: the model with all that it is taught by.
-        step_number: the steps that are done.
+        training: how it is trained just now.
+        total_steps: how many steps that takes.
+        step_number: how many of them are done.
     """
 
     def __init__(
@@ -72,17 +74,22 @@ class Trainer:
         """
         require_precision(training.precision, device, where)
         self.learner = learner.to(device).train()
-        self.training = training
-        self.total_steps = total_steps
         self.device = device
         self.ranks = ranks or Alone()
-        self.step_number = 0
         self.precision = Precision(training.precision, device)
-        self.optimizers = optimizers_of(self.learner, training, where)
+        self._where = where
+        self.begin(training, total_steps)
         self.gradients = Gradients(
             self.learner, self.precision, self.ranks, device, training.micro_batch_size
         )
         seed_rank(training.seed, self.ranks.rank, self.step_number)
+
+    def begin(self, training: TrainingOptions, total_steps: int) -> None:
+        """Go on with the same weights, but with another optimizer and schedule from its begin."""
+        self.training = training
+        self.total_steps = total_steps
+        self.step_number = 0
+        self.optimizers = optimizers_of(self.learner, training, self._where)
 
     @property
     def model(self) -> nn.Module:

@@ -1,12 +1,17 @@
 """Checkpoints: found again after any kill, never more than two, never code."""
 
+import io
 import os
+import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from storage import layout
+from storage.errors import StoreError
 from storage.files import Folder
+from storage.identity import digest_of_bytes
 from tasks import checkpoints
 from tasks.checkpoints import Checkpoints
 
@@ -24,7 +29,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=clock))
+    fake = SimpleNamespace(monotonic=clock, thread_time=clock)
+    monkeypatch.setattr(checkpoints, "time", fake)
     return clock
 
 
@@ -88,12 +94,13 @@ def test_a_checkpoint_is_never_run_as_code(store, tmp_path):
 
 
 def test_time_passes_between_two(store, clock):
-    kept = Checkpoints(store, least_seconds=10, _last=clock())
     saved = []
-    for step in range(1, 61):
-        clock.seconds += 1
-        kept.save_if_due(step, state(step))
-        saved += [step] if step in steps(store) and step not in saved else []
+    with Checkpoints(store, least_seconds=10) as kept:
+        for step in range(1, 61):
+            clock.seconds += 1
+            kept.save_if_due(step, lambda step=step: state(step))
+            kept.flush()
+            saved += [step] if step in steps(store) and step not in saved else []
     assert saved == [10, 20, 30, 40, 50, 60]
 
 
@@ -105,13 +112,80 @@ def test_slow_checkpoints_cost_a_hundredth_of_the_time(store, clock, monkeypatch
         write(folder, name, content)
 
     monkeypatch.setattr(Folder, "write_bytes", slow)
-    kept = Checkpoints(store, least_seconds=10, _last=clock())
-    clock.seconds += 10
-    kept.save_if_due(1, state(1))
-    assert steps(store) == [1]
-    clock.seconds += 199
-    kept.save_if_due(2, state(2))
-    assert steps(store) == [1]
-    clock.seconds += 1
-    kept.save_if_due(3, state(3))
+    with Checkpoints(store, least_seconds=10) as kept:
+        clock.seconds += 10
+        kept.save_if_due(1, lambda: state(1))
+        kept.flush()
+        assert steps(store) == [1]
+        clock.seconds += 197
+        kept.save_if_due(2, lambda: state(2))
+        kept.flush()
+        assert steps(store) == [1]
+        clock.seconds += 1
+        kept.save_if_due(3, lambda: state(3))
     assert steps(store) == [1, 3]
+
+
+def test_the_first_one_of_a_large_model_waits_too(store, clock):
+    def large():
+        return {"weights": torch.zeros(1).expand(750_000_000)}
+
+    with Checkpoints(store, least_seconds=1) as kept:
+        clock.seconds += 999
+        kept.save_if_due(1, large)
+    assert steps(store) == []
+
+
+def test_training_goes_on_while_one_is_written(store, monkeypatch):
+    begun, may_go_on = threading.Event(), threading.Event()
+    write = Folder.write_bytes
+
+    def waiting(folder, name, content):
+        begun.set()
+        assert may_go_on.wait(60)
+        write(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write_bytes", waiting)
+    weights = torch.zeros(3)
+    with Checkpoints(store, least_seconds=0) as kept:
+        kept.save_if_due(1, lambda: {"step": 1, "weights": weights})
+        assert begun.wait(60)
+        weights += 1.0
+        kept.save_if_due(2, lambda: {"step": 2, "weights": weights})
+        may_go_on.set()
+    assert steps(store) == [1]
+    assert torch.equal(kept.newest()["weights"], torch.zeros(3))
+
+
+def test_one_that_cannot_be_written_stops_training(store, monkeypatch):
+    def full(*_):
+        raise StoreError("no space left")
+
+    monkeypatch.setattr(Folder, "write_bytes", full)
+    monkeypatch.setattr(Checkpoints, "_is_due", lambda *_: True)
+    with Checkpoints(store, least_seconds=0) as kept:
+        kept.save_if_due(1, lambda: state(1))
+        with pytest.raises(StoreError, match="no space left"):
+            kept.flush()
+
+
+def test_one_of_another_recipe_is_refused_with_what_differs(store):
+    asked = {"training": {"epochs": 3, "seed": 0}, "data": "ab"}
+    Checkpoints(store, 0, asked).save(7, state(7))
+    assert Checkpoints(store, 0, asked).newest()["step"] == 7
+    other = {"training": {"epochs": 5, "seed": 0}, "data": "ab"}
+    with pytest.raises(
+        StoreError,
+        match=r"^.*step-000000007-\w+\.pt is a checkpoint of another recipe: training\.epochs is 3 "
+        r"there and 5 here; run with --force to begin anew, or remove it$",
+    ):
+        Checkpoints(store, 0, other).newest()
+
+
+def test_one_of_another_version_is_refused(store):
+    buffer = io.BytesIO()
+    torch.save({"trainer": {}}, buffer)
+    content = buffer.getvalue()
+    store.write_bytes(layout.checkpoint_file(3, digest_of_bytes(content)), content)
+    with pytest.raises(StoreError, match="of another version of softlabel; run with --force"):
+        Checkpoints(store, 0).newest()

@@ -10,8 +10,9 @@ from storage import layout
 from storage.errors import ModelError, NotFiniteError
 from storage.files import Folder
 from storage.options import LabelOptions
-from tasks import checkpoints
-from tasks.fit import HISTORY_SCHEMA, FitJob, fit, history_bytes, read_history
+from tasks.checkpoints import Checkpoints
+from tasks.fit import FitJob, fit
+from tasks.history import HISTORY_SCHEMA, history_bytes, read_history
 from tasks.loss_options import LossOptions
 from tasks.model_options import MlpOptions, TargetOptions
 from tasks.progress import listening
@@ -42,7 +43,7 @@ STEPS = 15
 @pytest.fixture
 def every_step(monkeypatch):
     """Save after each step, however much of the time it takes."""
-    monkeypatch.setattr(checkpoints, "_COST_SHARE", math.inf)
+    monkeypatch.setattr(Checkpoints, "_is_due", lambda *_: True)
 
 
 @pytest.fixture
@@ -118,9 +119,8 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_no_bits(sources, tmp_path, 
     began = []
     with listening(lambda progress: began.append(progress.done)):
         assert outcome(fit(job(), *sources, folder, CPU)) == whole
-    # 0 steps when it begins, then those of the checkpoint before the damaged one.
-    student = [done for done in began if done <= STEPS]
-    assert student[:3] == [0, 7, 8]
+    # The steps of the checkpoint before the damaged one.
+    assert began[:3] == [7, 8, 9]
 
 
 def test_what_is_finished_is_not_trained_again(sources, tmp_path, every_step):
@@ -130,7 +130,7 @@ def test_what_is_finished_is_not_trained_again(sources, tmp_path, every_step):
     with listening(lambda progress: steps.append((progress.title, progress.done))):
         second = fit(job(), *sources, folder, CPU)
     assert outcome(first) == outcome(second)
-    assert steps == [("student toy", 0), ("student toy", STEPS), ("student toy", STEPS)]
+    assert steps == [("student toy", STEPS), ("student toy", STEPS)]
 
 
 def test_another_seed_gives_other_weights(sources, tmp_path):
@@ -163,7 +163,7 @@ def test_the_history_says_how_it_went(sources, tmp_path):
 
 
 def test_a_long_history_is_thinned_but_keeps_the_ends_of_epochs(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.fit._HISTORY_ROWS", 4)
+    monkeypatch.setattr("tasks.fitting.HISTORY_ROWS", 4)
     fitted = fit(job(), *sources, Folder.open(tmp_path / "run"), CPU)
     assert [row["step"] for row in fitted.history] == [3, 5, 6, 9, 10, 12, 15]
 

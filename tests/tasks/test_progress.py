@@ -62,3 +62,22 @@ def test_a_listener_that_raises_is_forgotten():
 def test_the_rate():
     assert Progress(0, "label", "rows", 10, done=6, seconds=2.0).per_second == 3.0
     assert Progress(0, "label", "rows", 10).per_second == 0.0
+
+
+def test_what_was_done_before_is_no_work_of_now():
+    told = []
+    with listening(told.append), track("fit", 10, "steps", done=6) as work:
+        work.advance(1)
+    assert [progress.done for progress in told] == [6, 7, 7]
+    assert Progress(0, "fit", "steps", 10, done=7, seconds=2.0, before=6).per_second == 0.5
+
+
+def test_a_rate_may_be_told_in_something_finer():
+    told = []
+    with listening(told.append), track("fit", 10, "steps", finer="samples") as work:
+        work.advance(1, "", 64)
+        work.advance(1, "", 30)
+    assert told[-1].finer_done == 94
+    said = Progress(0, "fit", "steps", 10, done=2, seconds=2.0, finer="samples", finer_done=3000)
+    assert said.rate == "1,500 samples/s"
+    assert Progress(0, "label", "rows", 10, done=6, seconds=2.0).rate == "3/s"

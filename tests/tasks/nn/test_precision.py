@@ -1,0 +1,85 @@
+"""Mixed precision: it trains, its scale is kept, and it is refused where it is not to be had."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from storage.errors import NotFiniteError, RecipeError
+from tasks.loss_options import LossOptions
+from tasks.nn import precision
+from tasks.training_options import TrainingOptions
+from tests.tasks.nn.test_trainer import PLAIN, batch, linear, trainer_of
+from tests.tasks.toy import SquareRoot
+
+
+@pytest.fixture
+def float16_on_cpu(monkeypatch):
+    """The scaler's arithmetic does not depend on the device."""
+    monkeypatch.setattr(precision, "_SCALED_ON", ("cpu", "cuda"))
+
+
+def halves(name, **changes):
+    return TrainingOptions(precision=name, learning_rate=0.1, warmup=0.0, **changes)
+
+
+def test_float16_is_refused_but_on_cuda():
+    with pytest.raises(RecipeError, match=r"^training\.precision: float16 trains on CUDA only"):
+        trainer_of(linear(), LossOptions(), halves("float16"), 10)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+@pytest.mark.parametrize("loss", [LossOptions(), LossOptions(soft_weight=0.0)])
+def test_it_learns_what_float32_does(float16_on_cpu, name, loss):
+    seen = []
+
+    class Seeing(nn.Linear):
+        def forward(self, x):
+            found = super().forward(x)
+            seen.append(found.dtype)
+            return found
+
+    def losses(training):
+        torch.manual_seed(1)
+        trainer = trainer_of(Seeing(3, 3), loss, training, 60)
+        found = [trainer.step(batch()).loss for _ in range(60)]
+        assert all(entry.dtype == torch.float32 for entry in trainer.model.parameters())
+        return found
+
+    exact = losses(halves("float32"))
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    assert losses(halves(name)) == pytest.approx(exact, rel=0.05, abs=0.01)
+    assert seen[0] == getattr(torch, name)
+
+
+def test_gradients_that_overflow_halve_the_scale_and_are_passed_over(float16_on_cpu):
+    model = linear()
+    before = model.weight.detach().clone()
+    trainer = trainer_of(model, LossOptions(soft_weight=0.0), halves("float16"), 10)
+    trainer.precision.restore({**trainer.precision.state(), "scale": 2.0**40})
+    trainer.step(batch())
+    assert torch.equal(model.weight, before)
+    assert trainer.precision.state()["scale"] == 2.0**39
+    for _ in range(30):
+        trainer.step(batch())
+    assert not torch.equal(model.weight, before)
+
+
+def test_a_gradient_that_no_scale_mends_stops(float16_on_cpu):
+    trainer = trainer_of(SquareRoot(), LossOptions(soft_weight=0.0), halves("float16"), 50)
+    for _ in range(int(math.log2(65536.0))):
+        trainer.step(batch())
+    with pytest.raises(NotFiniteError, match="the norm of the gradient is nan"):
+        trainer.step(batch())
+
+
+def test_the_scale_is_kept(float16_on_cpu):
+    first = trainer_of(linear(), LossOptions(), halves("float16"), 10)
+    first.step(batch())
+    assert first.precision.halve()
+    second = trainer_of(linear(), LossOptions(), halves("float16"), 10)
+    second.restore(first.state())
+    assert second.precision.state() == first.precision.state()
+    assert trainer_of(linear(), LossOptions(), PLAIN, 10).precision.state() == {}
