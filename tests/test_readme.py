@@ -21,6 +21,7 @@ import yaml
 from storage.data_options import DataOptions
 from storage.files import Folder
 from storage.options import Keep
+from tasks.training_options import TrainingOptions
 from tests.storage.kinds import spec_of_kind, write_known_set
 from tests.storage.test_positions import softmax
 
@@ -121,7 +122,10 @@ def test_the_recipes_of_the_readme_are_right(folder):
     for said in parts:
         assert DataOptions.model_validate(said)
     for block in blocks("yaml"):
-        assert yaml.safe_load(block)
+        said = yaml.safe_load(block)
+        assert said
+        if list(said) == ["training"]:
+            assert TrainingOptions.model_validate(said["training"])
 
 
 @pytest.mark.parametrize("num_classes", [3, 9])
