@@ -27,19 +27,9 @@ from pydantic import (
 )
 
 from storage.errors import RecipeError, one_line
-from storage.options import (
-    TRAIN,
-    DataOptions,
-    Keep,
-    LabelOptions,
-    Name,
-    Options,
-    Task,
-    built,
-    temperature_names,
-)
+from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, Task, built
 from storage.targets import append_import_path
-from tasks.loss_options import SoftLoss, kept_set_fault
+from tasks.loss_needs import misfit
 from tasks.options import TEACHER, EvaluationOptions, StudentOptions
 from tasks.teacher_options import TeacherChoice
 
@@ -121,23 +111,16 @@ class Recipe(Options):
 
     def _require_learnable(self, where: str, student: StudentOptions) -> None:
         """The labels that a student learns from are among those that will be stored."""
-        loss, stored = student.loss, self.labels.temperatures
-        drawn = self.labels.keep is Keep.SAMPLE
-        if loss.soft_weight > 0 and drawn != (loss.soft is SoftLoss.SAMPLED):
-            raise ValueError(f"{where}.soft: {kept_set_fault(drawn=drawn)}; got {loss.soft}")
-        if loss.soft_weight > 0 and loss.temperature not in (None, *stored):
-            raise ValueError(
-                f"{where}.temperature: expected one of the stored temperatures "
-                f"{', '.join(temperature_names(stored))}, got {loss.temperature:g}; add it "
-                "to labels.temperatures"
-            )
         packed = self.data.task is Task.MASKED_LM and self.data.tokens is not None
-        has_label = self.data.label is not None or self.data.task is Task.CAUSAL_LM or packed
-        if loss.hard_share > 0 and not has_label:
-            raise ValueError(
-                f"{where}.hard_weight: expected 0 without hard labels, got {loss.hard_share:g}; "
-                "name their column in data.label, or set soft_weight: 1"
-            )
+        fault = misfit(
+            student.loss,
+            self.labels.keep,
+            self.labels.temperatures,
+            padded=self.data.padded,
+            has_label=self.data.label is not None or self.data.task is Task.CAUSAL_LM or packed,
+        )
+        if fault is not None:
+            raise ValueError(f"{where}.{fault}")
 
     def _require_visible_teacher(self, where: str, student: StudentOptions) -> None:
         """What is asked of the teacher itself, beside its logits, its kind can give."""

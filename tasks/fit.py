@@ -204,7 +204,7 @@ def _require(job: FitJob, source: Source, validation: Source | None, device: tor
             "none; name one in data.splits"
         )
     for phase in phases_of(job.loss, training):
-        if phase.loss.soft_weight > 0 and not source.temperatures:
+        if phase.loss.learns_soft and not source.temperatures:
             raise RecipeError(
                 f"{where}.phases.{phase.index}.loss.soft_weight: expected 0, for there are hard "
                 "labels only"

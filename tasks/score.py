@@ -23,8 +23,8 @@ from storage.files import Folder
 from storage.reader import LabelSet
 from tasks import intents
 from tasks.nn.batch import Batch, by_position
+from tasks.nn.divergences import kl_terms
 from tasks.nn.kept_log_probs import kept_log_probs
-from tasks.nn.losses import forward_kl
 from tasks.nn.metrics import Results
 from tasks.nn.softlabels import entry_log_probs, label_nll
 from tasks.progress import track
@@ -125,8 +125,8 @@ def student_results(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     best_P = log_p_PC.argmax(dim=1)
     teacher_PK, teacher_rest_P = _teacher_entries(batch)
     student_PK, student_rest_P = kept_log_probs(logit_PC, batch.index_PK, batch.present_PK, _AT)
-    kl_P = forward_kl(teacher_PK, student_PK).sum(dim=1)
-    kl_P = kl_P + forward_kl(teacher_rest_P, student_rest_P)
+    kl_P = kl_terms(teacher_PK, student_PK).sum(dim=1)
+    kl_P = kl_P + kl_terms(teacher_rest_P, student_rest_P)
     safe_label_P = batch.label_P.clamp(min=0)
     nll_P = -log_p_PC.gather(1, safe_label_P[:, None])[:, 0]
     return {

@@ -13,7 +13,7 @@ from storage import layout
 from storage.cards import Card, publish
 from storage.errors import RecipeError
 from storage.files import Folder
-from storage.options import TRAIN, VALIDATION, Keep, temperature_names
+from storage.options import TRAIN, VALIDATION
 from storage.reader import LabelSet
 from storage.spec import LabelSetSpec
 from tasks.checkpoints import clear_checkpoints
@@ -23,7 +23,7 @@ from tasks.intents import Intent
 from tasks.learners import Inside
 from tasks.lineage import LINEAGE, NOBODY, Origin, student_lineage
 from tasks.live_teacher import TeacherSource
-from tasks.loss_options import SoftLoss, kept_set_fault
+from tasks.loss_needs import misfit
 from tasks.models import ModelForm, load_model
 from tasks.nn.models import num_parameters
 from tasks.options import StudentOptions
@@ -134,19 +134,12 @@ def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> N
     Raises:
         RecipeError: another temperature or kept set, or hard labels that are not there.
     """
-    loss = options.loss
-    drawn = spec.selections[TRAIN].keep is Keep.SAMPLE
-    if loss.soft_weight > 0 and drawn != (loss.soft is SoftLoss.SAMPLED):
-        raise RecipeError(f"{where}.loss.soft: {kept_set_fault(drawn=drawn)}")
-    wanted = loss.temperature
-    if loss.soft_weight > 0 and wanted is not None and wanted not in spec.temperatures:
-        stored = ", ".join(temperature_names(spec.temperatures))
-        raise RecipeError(
-            f"{where}.loss.temperature: expected one of the stored temperatures {stored}, got "
-            f"{wanted:g}; add it to labels.temperatures to have it stored"
-        )
-    if loss.hard_share > 0 and not spec.has_label:
-        raise RecipeError(
-            f"{where}.loss.hard_weight: expected 0, for the label set holds no hard labels; name "
-            "their column in data.label, or set soft_weight: 1"
-        )
+    fault = misfit(
+        options.loss,
+        spec.selections[TRAIN].keep,
+        spec.temperatures,
+        padded=spec.padded,
+        has_label=spec.has_label,
+    )
+    if fault is not None:
+        raise RecipeError(f"{where}.loss.{fault}")

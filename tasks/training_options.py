@@ -12,7 +12,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from storage.identity import Json
 from storage.options import Options
-from tasks.loss_options import LossOptions, Share
+from tasks.loss_options import LossOptions
+from tasks.loss_schedules import Share
 from tasks.optimizer_options import OptimizerName, require_arguments
 
 # How, and not what, is computed: the weights are the same within rounding.

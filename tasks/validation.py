@@ -5,12 +5,17 @@ Shape letters: P positions, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from storage.options import AnyTemperature
 from storage.schema import NO_LABEL
 from tasks.loss_options import LossOptions, SoftLoss
+from tasks.loss_schedules import CwsmTemperature, FlswTemperature
 from tasks.nn.batch import Batch, by_position
 from tasks.nn.losses import distillation_loss
 from tasks.nn.trainer import Trainer
@@ -21,7 +26,9 @@ from tasks.stream import Stream
 def validate(trainer: Trainer, source: Source) -> dict[str, float]:
     """The loss and, where there are hard labels, the accuracy on a split; the same on all ranks.
 
-    Each rank takes its part of the split. The weights are left as they were.
+    Each rank takes its part of the split. The model's weights are left as they were. Those of the
+    loss and its temperature are those of the end of training, so that losses can be compared over
+    time.
     """
     ranks = trainer.ranks
     stream = Stream(
@@ -43,18 +50,27 @@ def _sums(trainer: Trainer, batch: Batch) -> torch.Tensor:
     """The sum of the loss, positions that count, best classes that are right, hard labels."""
     with trainer.precision.autocast():
         logit_PC = by_position(trainer.model(*batch.inputs))
-        total = distillation_loss(logit_PC, batch, on_kept_set(trainer.learner.loss)).total
+        loss = on_kept_set(trainer.learner.loss, batch.temperatures)
+        total = distillation_loss(logit_PC, batch, loss, done=1.0).total
     counts_P = batch.mask_P & (batch.label_P >= 0)
     correct = ((logit_PC.argmax(dim=1) == batch.label_P) & counts_P).sum()
-    loss = total.double() * batch.num_positions
-    return torch.stack([loss, batch.mask_P.sum(), correct, counts_P.sum()])
+    summed = total.double() * batch.num_positions
+    return torch.stack([summed, batch.mask_P.sum(), correct, counts_P.sum()])
 
 
-def on_kept_set(loss: LossOptions) -> LossOptions:
-    """The loss where labels are a true kept set: draws have no loss there, their limit has."""
-    if loss.soft is not SoftLoss.SAMPLED:
-        return loss
-    return loss.model_copy(update={"soft": SoftLoss.FORWARD_KL})
+def on_kept_set(loss: LossOptions, stored: Sequence[AnyTemperature]) -> LossOptions:
+    """The loss where labels are a true kept set, and perhaps not every class is kept.
+
+    Draws have no loss there, their limit has. In place of temperatures that follow the student it
+    is their base, or T where that is not stored.
+    """
+    changed: dict[str, Any] = {}
+    if loss.soft is SoftLoss.SAMPLED:
+        changed["soft"] = SoftLoss.FORWARD_KL
+    if isinstance(loss.temperature, FlswTemperature | CwsmTemperature):
+        base = loss.temperature.base
+        changed["temperature"] = base if base in stored else None
+    return loss.model_copy(update=changed)
 
 
 @torch.inference_mode()

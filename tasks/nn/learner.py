@@ -60,7 +60,6 @@ class Learner(nn.Module):
             ModelError: the model gives logits for other positions than have labels, or its inside
                 does not fit the teacher's.
         """
-        del done
         logits, found = observe(self.model, batch.inputs, watched(self.matches))
         logit_PC = by_position(logits)
         if len(logit_PC) != len(batch.label_P):
@@ -69,7 +68,7 @@ class Learner(nn.Module):
                 f"samples, the labels have {len(batch.label_P)}: [B, C] is one a sample, [B, L, C] "
                 "one a token"
             )
-        parts = distillation_loss(logit_PC, batch, self.loss, counts.positions)
+        parts = distillation_loss(logit_PC, batch, self.loss, counts.positions, done)
         return self._with_matches(parts, found, batch, counts)
 
     def _with_matches(

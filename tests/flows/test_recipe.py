@@ -257,9 +257,25 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("execution.runner=process", ["execution.runner: 'process' is not built yet", "local"]),
         ("execution.runner=dask", ["execution.runner: 'dask' is not built yet"]),
         ("execution.runner=ray", ["execution.runner: 'ray' is not built yet"]),
-        *(
-            (f"students.small.loss.soft={loss}", [f"loss.soft: {loss!r} is not built yet"])
-            for loss in ("reverse_kl", "jsd", "skew_kl", "mse")
+        # Losses that the labels cannot serve
+        ("students.small.loss.soft=kl", ["loss.soft: expected 'forward_kl', 'reverse_kl'", "'kl'"]),
+        ("students.small.loss.soft_weight={start: 1}", ["soft_weight.end: expected a value"]),
+        ("students.small.loss.temperature=soft", ["loss.temperature: expected", "got 'soft'"]),
+        (
+            "students.small.loss.temperature=[2, 3]",
+            ["loss.temperature: expected one of the stored temperatures 2, 1", "got 3; add it"],
+        ),
+        (
+            "students.small.loss.temperature=std",
+            ["loss.temperature: expected one of the stored temperatures 2, 1", "got std; add it"],
+        ),
+        (
+            "students.small.loss.temperature={kind: flsw, base: 4}",
+            ["loss.temperature: flsw takes any temperature", "labels.keep: all"],
+        ),
+        (
+            "students.small.loss.temperature={kind: warm, base: 4}",
+            ["loss.temperature.kind: expected one of 'steps', 'flsw', 'cwsm'", "got 'warm'"],
         ),
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),

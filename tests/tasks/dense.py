@@ -48,29 +48,98 @@ def assert_log_equal(got, want, tolerance: float = 1e-10) -> None:
     assert (np.abs(got[~infinite] - want[~infinite]) <= tolerance * size).all(), (got, want)
 
 
-def soft_loss(student_PC, teacher_PC, kept, mask_P, temperature, tail) -> torch.Tensor:
+def soft_loss(
+    student_PC,
+    teacher_PC,
+    kept,
+    mask_P,
+    temperature,
+    tail,
+    kind="forward_kl",
+    share=0.5,
+    squared=None,
+) -> torch.Tensor:
     """The soft loss from both dense [P, C] tensors: what the loss over stored entries must equal.
 
-    `kept` names the kept classes of each position. One position after the other, with the means of
-    torch alone, so that autograd gives the gradient.
+    `kept` names the kept classes of each position; `share` is beta of jsd, alpha of skew_kl.
+    Temperatures may be lists: (teacher's, student's) of each position, with `squared` for T^2. One
+    position after the other, with the means of torch alone, so that autograd gives the gradient.
     """
     total = student_PC.new_zeros(())
-    num_classes = student_PC.shape[1]
     for place in mask_P.nonzero().flatten().tolist():
-        log_p_C = torch.log_softmax(teacher_PC[place].double() / temperature, dim=0)
-        log_q_C = torch.log_softmax(student_PC[place] / temperature, dim=0)
-        with_mass = [number for number in kept[place] if log_p_C[number] > -np.inf]
-        log_p, log_q = log_p_C[with_mass], log_q_C[with_mass]
-        if tail == "renormalize":
-            log_p = log_p - torch.logsumexp(log_p, dim=0)
-            log_q = log_q - torch.logsumexp(log_q, dim=0)
-        total = total + (log_p.exp() * (log_p - log_q)).sum()
-        left = others(kept[place], num_classes)
-        if tail == "rest" and left and (log_p_C[left] > -np.inf).any():
-            log_p_rest = torch.logsumexp(log_p_C[left], dim=0)
-            log_q_rest = torch.logsumexp(log_q_C[left], dim=0)
-            total = total + log_p_rest.exp() * (log_p_rest - log_q_rest)
-    return total * temperature**2 / max(int(mask_P.sum()), 1)
+        of_teacher, of_student = temperature, temperature
+        if not isinstance(temperature, float):
+            of_teacher, of_student = temperature[place]
+        p, q = entries(
+            teacher_PC[place].double() / of_teacher,
+            student_PC[place] / of_student,
+            kept[place],
+            tail,
+        )
+        factor = temperature**2 if squared is None else squared[place]
+        total = total + factor * DIVERGENCES[kind](p, q, share, tail)
+    return total / max(int(mask_P.sum()), 1)
+
+
+def entries(teacher_C, student_C, kept_K, tail) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of what is compared: classes with mass, for `rest` all others as one."""
+    log_p_C, log_q_C = torch.log_softmax(teacher_C, dim=0), torch.log_softmax(student_C, dim=0)
+    with_mass = [number for number in kept_K if log_p_C[number] > -np.inf]
+    left = others(with_mass, len(teacher_C))
+    log_p, log_q = log_p_C[with_mass], log_q_C[with_mass]
+    if tail == "renormalize":
+        return log_p - torch.logsumexp(log_p, dim=0), log_q - torch.logsumexp(log_q, dim=0)
+    if tail == "rest" and left:
+        log_p = torch.cat([log_p, torch.logsumexp(log_p_C[left], dim=0)[None]])
+        log_q = torch.cat([log_q, torch.logsumexp(log_q_C[left], dim=0)[None]])
+    return log_p, log_q
+
+
+def _sum(log_p, log_q) -> torch.Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def _forward_kl(log_p, log_q, share, tail) -> torch.Tensor:
+    some = log_p > -np.inf
+    return _sum(log_p[some], log_q[some])
+
+
+def _reverse_kl(log_p, log_q, share, tail) -> torch.Tensor:
+    """What the student has where the teacher has nothing is charged as forward KL charges it."""
+    some = log_p > -np.inf
+    log_p, log_q = log_p[some], log_q[some]
+    if tail == "ignore":
+        return _sum(log_q, log_p)
+    mass = torch.logsumexp(log_q, dim=0)
+    return _sum(log_q - mass, log_p) - mass
+
+
+def _mixture(log_p, log_q, share) -> torch.Tensor:
+    return torch.logsumexp(torch.stack([log_p + np.log(share), log_q + np.log1p(-share)]), dim=0)
+
+
+def _jsd(log_p, log_q, share, tail) -> torch.Tensor:
+    log_m, some = _mixture(log_p, log_q, share), log_p > -np.inf
+    return share * _sum(log_p[some], log_m[some]) + (1 - share) * _sum(log_q, log_m)
+
+
+def _skew_kl(log_p, log_q, share, tail) -> torch.Tensor:
+    some = log_p > -np.inf
+    return _sum(log_p[some], _mixture(log_p, log_q, share)[some])
+
+
+def _mse(log_p, log_q, share, tail) -> torch.Tensor:
+    gap = (log_q - log_p)[log_p > -np.inf]
+    return (gap - gap.mean()).square().mean()
+
+
+DIVERGENCES = {
+    "forward_kl": _forward_kl,
+    "reverse_kl": _reverse_kl,
+    "jsd": _jsd,
+    "skew_kl": _skew_kl,
+    "mse": _mse,
+}
 
 
 def hard_loss(student_PC, label_P, mask_P, smoothing) -> torch.Tensor:

@@ -29,56 +29,11 @@ def refused(function, *words):
 
 def test_defaults():
     loss = LossOptions()
-    assert (loss.soft, loss.tail, loss.soft_weight, loss.hard_share, loss.temperature) == (
-        SoftLoss.FORWARD_KL,
-        Tail.REST,
-        0.5,
-        0.5,
-        None,
-    )
+    assert (loss.soft, loss.tail, loss.temperature) == (SoftLoss.FORWARD_KL, Tail.REST, None)
+    assert loss.weights(0.3) == (0.5, 0.5)
     student = StudentOptions.model_validate({"model": {"kind": "mlp"}})
     assert student.loss == loss
     assert student.training == TrainingOptions()
-
-
-@pytest.mark.parametrize(
-    ("said", "hard"),
-    [
-        ({"soft_weight": 0.9}, 0.1),
-        ({"soft_weight": 1.0}, 0.0),
-        ({"soft_weight": 0.0}, 1.0),
-        ({"soft_weight": 0.5, "hard_weight": 0.0}, 0.0),
-        ({"soft_weight": 1.0, "hard_weight": 1.0}, 1.0),
-    ],
-)
-def test_the_share_of_the_hard_loss(said, hard):
-    assert LossOptions(**said).hard_share == pytest.approx(hard)
-
-
-def test_there_must_be_something_to_learn():
-    refused(lambda: LossOptions(soft_weight=0.0, hard_weight=0.0), "nothing to learn")
-
-
-@pytest.mark.parametrize("name", ["reverse_kl", "jsd", "skew_kl", "mse"])
-def test_a_planned_loss_is_refused_as_not_built(name):
-    refused(lambda: LossOptions(soft=name), f"'{name}' is not built yet; there is: forward_kl")
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        {"soft": "kullback"},
-        {"soft_weight": 1.1},
-        {"hard_weight": -0.1},
-        {"temperature": 0.0},
-        {"temperature": float("nan")},
-        {"tail": "cut"},
-        {"label_smoothing": 1.0},
-        {"weight": 1.0},
-    ],
-)
-def test_a_wrong_loss_is_refused(said):
-    refused(lambda: LossOptions(**said), next(iter(said)))
 
 
 @pytest.mark.parametrize(

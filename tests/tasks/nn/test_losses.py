@@ -5,7 +5,6 @@ Shape letters: P positions, C classes, K kept.
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,45 +13,13 @@ from hypothesis import strategies as st
 
 from storage.errors import RecipeError
 from tasks.loss_options import LossOptions, Tail
+from tasks.nn.divergences import kl_terms
 from tasks.nn.kept_log_probs import kept_log_probs
-from tasks.nn.losses import distillation_loss, forward_kl, soft_loss
+from tasks.nn.losses import distillation_loss, soft_loss
 from tasks.nn.softlabels import entry_log_probs
 from tests.tasks import dense
+from tests.tasks.nn.loss_cases import TEMPERATURES, cases, value_and_gradient
 from tests.tasks.toy import batch_of
-
-TEMPERATURES = (2.0, 0.5, 1.0, 4.0, 7.3)
-TEACHER = (
-    st.floats(-4, 4) | st.integers(-2, 2).map(float) | st.sampled_from([-torch.inf, -150.0, 60.0])
-)
-STUDENT = st.floats(-6, 6) | st.integers(-2, 2).map(float) | st.sampled_from([-80.0, 40.0])
-
-
-@st.composite
-def cases(draw: st.DrawFn):
-    """A student, a teacher, labels, a mask and what is kept; some positions hold nothing."""
-    positions, classes = draw(st.integers(1, 4)), draw(st.integers(2, 6))
-
-    def block(number):
-        row = st.lists(number, min_size=classes, max_size=classes)
-        rows = draw(st.lists(row, min_size=positions, max_size=positions))
-        return torch.tensor(rows, dtype=torch.float64)
-
-    teacher_PC, student_PC = block(TEACHER), block(STUDENT)
-    teacher_PC[torch.isneginf(teacher_PC).all(dim=1), 0] = 0.0
-    label = st.integers(0, classes - 1) | st.just(-100)
-    label_P = torch.tensor(draw(st.lists(label, min_size=positions, max_size=positions)))
-    mask_P = torch.tensor(draw(st.lists(st.booleans(), min_size=positions, max_size=positions)))
-    k, padding = draw(st.integers(1, classes)), draw(st.integers(0, 2))
-    batch = batch_of(teacher_PC, label_P, k, TEMPERATURES, mask_P, padding)
-    kept = teacher_PC.sort(dim=1, descending=True, stable=True).indices[:, :k].tolist()
-    return student_PC, teacher_PC, batch, kept
-
-
-def _value_and_gradient(function, student_PC):
-    student_PC = student_PC.detach().clone().requires_grad_()
-    value = function(student_PC)
-    value.backward()
-    return value.detach(), student_PC.grad
 
 
 def _close(found, wanted, tolerance=1e-10):
@@ -67,7 +34,7 @@ def _close(found, wanted, tolerance=1e-10):
     st.sampled_from([0.0, 0.1]),
 )
 @settings(max_examples=150)
-def test_value_and_gradient_are_those_of_the_dense_loss(case, tail, at, weight, smoothing):
+def testvalue_and_gradient_are_those_of_the_dense_loss(case, tail, at, weight, smoothing):
     student_PC, teacher_PC, batch, kept = case
     options = LossOptions(soft_weight=weight, tail=tail, temperature=at, label_smoothing=smoothing)
 
@@ -78,11 +45,11 @@ def test_value_and_gradient_are_those_of_the_dense_loss(case, tail, at, weight, 
         hard = dense.hard_loss(logits_PC, batch.label_P.tolist(), batch.mask_P, smoothing)
         return weight * soft + (1 - weight) * hard + 0.0 * logits_PC.sum()
 
-    value, gradient = _value_and_gradient(
+    value, gradient = value_and_gradient(
         lambda logits: distillation_loss(logits, batch, options).total + 0.0 * logits.sum(),
         student_PC,
     )
-    expected, expected_gradient = _value_and_gradient(reference, student_PC)
+    expected, expected_gradient = value_and_gradient(reference, student_PC)
     assert torch.isfinite(gradient).all()
     _close(value, expected, 1e-9)
     _close(gradient, expected_gradient, 1e-9)
@@ -100,10 +67,10 @@ def test_with_every_class_kept_it_is_the_kl_of_torch(case, at):
         log_q, log_p = torch.log_softmax(logits / at, 1), torch.log_softmax(teacher_PC / at, 1)
         return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * at**2
 
-    found = _value_and_gradient(
+    found = value_and_gradient(
         lambda logits: distillation_loss(logits, batch, options).total, student_PC
     )
-    for got, wanted in zip(found, _value_and_gradient(reference, student_PC), strict=True):
+    for got, wanted in zip(found, value_and_gradient(reference, student_PC), strict=True):
         _close(got, wanted)
 
 
@@ -112,7 +79,7 @@ def test_a_student_may_mask_classes_that_the_teacher_masks():
     student_PC = torch.tensor([[0.5, 0.2, -torch.inf]], dtype=torch.float64)
     for k in (1, 2, 3):
         batch = batch_of(teacher_PC, torch.tensor([0]), k, (2.0, 1.0))
-        value, gradient = _value_and_gradient(
+        value, gradient = value_and_gradient(
             lambda logits, batch=batch: distillation_loss(logits, batch, LossOptions()).total,
             student_PC,
         )
@@ -126,7 +93,7 @@ def test_no_mass_left_gives_no_gradient_to_the_rest():
     batch = batch_of(teacher_PC, torch.tensor([0]), 2, (1.0,))
     assert torch.isneginf(batch.rest_PT).all()
     student_PC = torch.zeros(1, 4, dtype=torch.float64)
-    _, gradient = _value_and_gradient(
+    _, gradient = value_and_gradient(
         lambda logits: soft_loss(logits, batch, LossOptions(soft_weight=1.0)).sum(), student_PC
     )
     p_C = torch.softmax(teacher_PC, dim=1)
@@ -137,7 +104,7 @@ def test_a_temperature_scales_the_gradient_by_its_square():
     torch.manual_seed(0)
     teacher_PC, student_PC = torch.randn(2, 3, 8, dtype=torch.float64)
     batch = batch_of(teacher_PC, torch.zeros(3).long(), 3, (4.0, 1.0))
-    found = _value_and_gradient(
+    found = value_and_gradient(
         lambda logits: distillation_loss(logits, batch, LossOptions(soft_weight=1.0)).total,
         student_PC,
     )
@@ -145,10 +112,10 @@ def test_a_temperature_scales_the_gradient_by_its_square():
     def unscaled(logits):
         kept_PK, rest_P = kept_log_probs(logits, batch.index_PK, batch.present_PK, 4.0)
         entries = entry_log_probs(batch.logit_PK, batch.rest_PT[:, 0], 4.0, 4.0)
-        kept_kl = forward_kl(entries[0], kept_PK).sum(dim=1)
-        return (kept_kl + forward_kl(entries[1], rest_P)).sum() / 3
+        kept_kl = kl_terms(entries[0], kept_PK).sum(dim=1)
+        return (kept_kl + kl_terms(entries[1], rest_P)).sum() / 3
 
-    for got, wanted in zip(found, _value_and_gradient(unscaled, student_PC), strict=True):
+    for got, wanted in zip(found, value_and_gradient(unscaled, student_PC), strict=True):
         _close(got, 16 * wanted)
 
 
@@ -176,7 +143,7 @@ def test_losses_are_divided_by_the_positions_that_count():
 
 def test_a_batch_in_which_nothing_counts_has_loss_and_gradient_0():
     batch = batch_of(torch.randn(2, 4), torch.tensor([0, 1]), 2, (1.0,), torch.zeros(2).bool())
-    value, gradient = _value_and_gradient(
+    value, gradient = value_and_gradient(
         lambda logits: distillation_loss(logits, batch, LossOptions()).total, torch.randn(2, 4)
     )
     assert value == 0
@@ -195,8 +162,8 @@ def test_a_student_in_half_precision_learns_from_an_exact_teacher(dtype, tail):
     def loss(logits):
         return distillation_loss(logits, batch, options).total
 
-    value, gradient = _value_and_gradient(loss, student_PC)
-    expected, expected_gradient = _value_and_gradient(loss, student_PC.double())
+    value, gradient = value_and_gradient(loss, student_PC)
+    expected, expected_gradient = value_and_gradient(loss, student_PC.double())
     assert gradient.dtype == dtype
     # The hard loss is computed by torch in the student's precision, the soft one is not.
     assert value.item() == pytest.approx(expected.item(), rel=1e-2)
@@ -242,18 +209,9 @@ def test_cuda_gives_the_loss_and_gradient_of_the_cpu(tail):
 
     def on(device):
         moved = batch.to(torch.device(device))
-        return _value_and_gradient(
+        return value_and_gradient(
             lambda logits: distillation_loss(logits, moved, options).total, student_PC.to(device)
         )
 
     for cpu, cuda in zip(on("cpu"), on("cuda"), strict=True):
         torch.testing.assert_close(cpu, cuda.cpu(), rtol=1e-4, atol=1e-6)
-
-
-def test_forward_kl_of_no_mass_is_0_against_any_student():
-    teacher = torch.tensor([-torch.inf, -torch.inf], requires_grad=True)
-    student = torch.tensor([-torch.inf, 0.0], requires_grad=True)
-    forward_kl(teacher, student).sum().backward()
-    assert (forward_kl(teacher, student) == 0).all()
-    assert np.array_equal(student.grad, [0.0, 0.0])
-    assert np.array_equal(teacher.grad, [0.0, 0.0])
