@@ -141,13 +141,12 @@ def publish_report(
 
 def loss_facts(options: StudentOptions, temperature: float) -> dict[str, Any]:
     """What the report says of a student's loss; `temperature` is that of the label set."""
-    loss = options.loss
-    return {
-        "soft": loss.soft.value,
-        "soft_weight": loss.soft_weight,
-        "temperature": loss.temperature or temperature,
-        "tail": loss.tail.value,
-    }
+    said = options.loss.model_dump(mode="json")
+    facts = {name: said[name] for name in ("soft", "soft_weight", "temperature", "tail")}
+    if facts["temperature"] is None:
+        facts["temperature"] = temperature
+    identity = options.loss.identity()
+    return facts | {name: identity[name] for name in ("beta", "alpha") if name in identity}
 
 
 def _finite(value: Any) -> Any:

@@ -121,14 +121,34 @@ def _model_row(
 def _model_note(report: Report, model: str) -> str:
     facts, loss = part(report, "models", model), part(report, "models", model, "loss")
     teacher = part(report, "teacher").get("model") if model == TEACHER else None
-    weight, temperature = finite(loss.get("soft_weight")), finite(loss.get("temperature"))
     terms = [facts.get("model") or teacher]
-    if weight == 0:
+    if finite(loss.get("soft_weight")) == 0:
         terms += ["hard labels only"]
     elif loss:
-        terms += [loss.get("soft"), None if weight is None else f"soft weight {weight:g}"]
-        terms += [None if temperature is None else f"T {temperature:g}"]
+        weight, temperature = _weight(loss.get("soft_weight")), _at(loss.get("temperature"))
+        terms += [loss.get("soft"), None if weight is None else f"soft weight {weight}"]
+        terms += [None if temperature is None else f"T {temperature}"]
     return ", ".join(str(term) for term in terms if term)
+
+
+def _weight(said: Any) -> str | None:
+    """`0.9`, or `1 to 0.2` where it changes over training."""
+    if isinstance(said, Mapping):
+        return f"{_number(said.get('start'))} to {_number(said.get('end'))}"
+    return None if finite(said) is None else _number(said)
+
+
+def _at(said: Any) -> str | None:
+    """`2`, `std`, `4 then 2 then 1`, or `flsw around 4`."""
+    if not isinstance(said, Mapping):
+        return said if isinstance(said, str) else _weight(said)
+    if "values" in said:
+        return " then ".join(_at(one) or DASH for one in said["values"])
+    return f"{said.get('kind')} around {_number(said.get('base'))}"
+
+
+def _number(value: Any) -> str:
+    return DASH if finite(value) is None else f"{value:g}"
 
 
 def comparison_table(report: Report, most: int) -> Table:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from tasks.options import StudentOptions
 from tasks.render import render_html, render_markdown
+from tasks.report import loss_facts
 from tasks.report_headline import headline
 from tasks.report_numbers import DASH
 from tasks.report_plots import CURVE_POINTS, thin
@@ -248,6 +250,27 @@ def test_every_figure_of_every_model_is_shown(page: str) -> None:
     assert "2026-11-23 10:00 UTC" in text
     assert "mlp [32], forward_kl, soft weight 0.9, T 2" in text
     assert "hard labels only" in text
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [
+        ({"soft": "jsd", "soft_weight": 1.0, "temperature": "std"}, "jsd, soft weight 1, T std"),
+        (
+            {
+                "soft_weight": {"schedule": "linear", "start": 1.0, "end": 0.2},
+                "temperature": [4, 2],
+            },
+            "forward_kl, soft weight 1 to 0.2, T 4 then 2",
+        ),
+        ({"temperature": {"kind": "flsw", "base": 4.0}}, "soft weight 0.5, T flsw around 4"),
+    ],
+)
+def test_a_loss_that_changes_is_said_in_a_few_words(loss: dict[str, Any], shown: str) -> None:
+    options = StudentOptions.model_validate({"model": {"kind": "mlp"}, "loss": loss})
+    report = example()
+    report["models"]["distilled"]["loss"] = loss_facts(options, 2.0)
+    assert shown in " ".join(_Page(render_html(report, {})).text.split())
 
 
 def test_the_teacher_comes_first_and_the_best_student_is_marked(page: str) -> None:
