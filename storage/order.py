@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,13 @@ class Window:
         groups: places of the row groups, in the order in which they are joined.
         sizes: rows of each of them.
         rows: which of the joined rows come, and in which order; int64, each at most once.
+        again: row groups of which other rows may come in the next window.
     """
 
     groups: tuple[int, ...]
     sizes: tuple[int, ...]
     rows: NDArray[np.int64]
+    again: frozenset[int] = frozenset()
 
     def only(self, rows: NDArray[np.int64]) -> Window:
         """The same with fewer rows: row groups that none of them lies in are left out."""
@@ -41,6 +44,7 @@ class Window:
             tuple(self.groups[place] for place in kept),
             tuple(self.sizes[place] for place in kept),
             rows - left_out[group_of],
+            self.again,
         )
 
     def chosen(self) -> list[NDArray[np.int64]]:
@@ -60,6 +64,17 @@ class Window:
         places = np.empty_like(self.rows)
         places[np.argsort(self.rows)] = np.arange(len(self.rows))
         return places
+
+
+class SampleOrder(Protocol):
+    """Samples in an order, epoch after epoch."""
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+
+    def windows(self, epoch: int, skip: int = 0) -> Iterator[Window]:
+        """The windows of an epoch; the first `skip` samples are left out without being read."""
 
 
 @dataclass(frozen=True)

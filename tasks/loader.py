@@ -47,13 +47,24 @@ class ThreadLoader:
         """Nothing runs when nothing is read."""
 
     def _groups(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Rows]]:
+        reader = WindowReader(self._source)
         for window in windows:
-            for rows in chosen_rows(self._source, window):
+            for rows in reader.read(window):
                 yield window, rows
 
 
-def chosen_rows(source: Source, window: Window) -> Iterator[Rows]:
-    """The rows of a window as they are stored, row group by row group."""
-    for group, size, chosen in zip(window.groups, window.sizes, window.chosen(), strict=True):
-        rows = source.read(group)
-        yield rows if len(chosen) == size else take(rows, chosen)
+class WindowReader:
+    """Reads the row groups of windows; those of which more may come in the next one are kept."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._kept: dict[int, Rows] = {}
+
+    def read(self, window: Window) -> Iterator[Rows]:
+        """The rows of a window as they are stored, row group by row group."""
+        known, self._kept = self._kept, {}
+        for group, size, chosen in zip(window.groups, window.sizes, window.chosen(), strict=True):
+            rows = known.pop(group) if group in known else self._source.read(group)
+            if group in window.again:
+                self._kept[group] = rows
+            yield rows if len(chosen) == size else take(rows, chosen)

@@ -28,7 +28,7 @@ from storage.errors import StoreError, one_line
 from storage.order import Window
 from storage.rows import Rows, gather
 from tasks.children import how_it_ended, sendable
-from tasks.loader import chosen_rows
+from tasks.loader import WindowReader
 from tasks.passing import receive_rows, send_rows
 from tasks.sources import Source
 
@@ -132,11 +132,12 @@ def _run(connection: Connection, source: Source, paths: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     sys.path[:] = paths
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    reader = WindowReader(source)
     with contextlib.suppress(EOFError, OSError):
         while True:
             window = connection.recv()
             try:
-                rows = gather(list(chosen_rows(source, window)), window.among_chosen())
+                rows = gather(list(reader.read(window)), window.among_chosen())
                 send_rows(connection, rows, os.getppid())
             except BrokenPipeError:
                 return

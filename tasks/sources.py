@@ -8,6 +8,7 @@ from storage import schema
 from storage.augment_options import AugmentStep
 from storage.corpus import ROWS_OF_GROUP, Corpus
 from storage.options import AnyTemperature, Keep
+from storage.order import Order, SampleOrder
 from storage.reader import LabelSet
 from storage.rows import Rows
 
@@ -38,12 +39,17 @@ class Source(Protocol):
     def read(self, group: int) -> Rows:
         """The rows of one group."""
 
+    def order(self, seed: int, window: int, *, shuffle: bool) -> SampleOrder:
+        """The order of the samples: see `storage.order.Order`."""
+
 
 class LabelSource:
     """One split of a label set."""
 
     def __init__(self, labels: LabelSet, split: str) -> None:
         self.labels = labels
+        self.spec = labels.spec
+        self.split = split
         shards = labels.shards(split)
         self._groups = [
             (shard, place) for shard in shards for place in range(len(shard.row_groups))
@@ -54,12 +60,16 @@ class LabelSource:
         self.augment = labels.spec.augment_of(split)
         selection = labels.spec.selections[split]
         self.drawn_at = selection.temperature if selection.keep is Keep.SAMPLE else None
-        self._columns = [name for name in labels.columns(split) if name not in schema.STATISTICS]
+        self.columns = [name for name in labels.columns(split) if name not in schema.STATISTICS]
 
     def read(self, group: int) -> Rows:
         """The rows of one row group, its shard's checksum having been checked."""
         shard, place = self._groups[group]
-        return self.labels.read(shard, place, self._columns)
+        return self.labels.read(shard, place, self.columns)
+
+    def order(self, seed: int, window: int, *, shuffle: bool) -> Order:
+        """The order of the samples."""
+        return Order(self.digest, self.group_sizes, seed, window, shuffle)
 
 
 class CorpusSource:
@@ -80,3 +90,7 @@ class CorpusSource:
         """The rows of one group."""
         start = group * ROWS_OF_GROUP
         return self._corpus.read(self._split, start, start + self.group_sizes[group])
+
+    def order(self, seed: int, window: int, *, shuffle: bool) -> Order:
+        """The order of the samples."""
+        return Order(self.digest, self.group_sizes, seed, window, shuffle)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from storage.errors import StoreError
-from storage.order import Order
 from storage.parts import Part
 from storage.rows import Rows, concatenate, num_rows, part
 from tasks.background import Ahead
@@ -67,8 +66,7 @@ class Stream:
     consumed: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        sizes = self.source.group_sizes
-        self._order = Order(self.source.digest, sizes, self.seed, self.window, self.shuffle)
+        self._order = self.source.order(self.seed, self.window, shuffle=self.shuffle)
         self._part = Part(self.batch_size, self.rank, self.world)
         self._loader: Loader = (
             ProcessLoader(self.source, self.workers)
