@@ -26,7 +26,7 @@ from storage.files import Folder
 from storage.options import TRAIN
 from storage.reader import LabelSet
 from storage.records import read_record, write_record
-from storage.sources import digest_of_source
+from storage.sources import digest_of_source, resolve
 from storage.spec import LabelSetSpec, spec_of
 from storage.summary import describe_origin
 from tasks import intents
@@ -34,6 +34,7 @@ from tasks.huggingface_identity import model_files, teacher_digest
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.intents import Intent
 from tasks.lineage import Origin
+from tasks.mixed import Mixed
 from tasks.onnx_digest import onnx_digest
 from tasks.onnx_options import OnnxTeacherOptions
 from tasks.options import TEACHER
@@ -100,6 +101,7 @@ class Project:
         self.key = key
         self.store = Folder.open(loaded.store)
         self.data = UserData(self.store, loaded)
+        self._mixed: dict[str, tuple[Mixed, ...]] = {}
 
     @classmethod
     def open(
@@ -278,7 +280,34 @@ class Project:
         where = f"students.{name}.model"
         files = model_files(self.store, options.model, self.loaded.folder, where)
         weights = self._teacher_weights() if options.needs_teacher else None
-        return intents.student(options, labels.manifest.fingerprint, labels.digest, files, weights)
+        mixed = [one.identity() for one in self.mixed_labels(name)]
+        return intents.student(
+            options, labels.manifest.fingerprint, labels.digest, files, weights, mixed
+        )
+
+    def mixed_labels(self, student: str) -> tuple[Mixed, ...]:
+        """The label sets that a student learns from beside its own, as they are now.
+
+        Raises:
+            MissingProductError: one of them is not there.
+        """
+        if student not in self._mixed:
+            said = self.recipe.students[student].mix
+            self._mixed[student] = tuple(
+                Mixed(self._named_labels(entry.labels, f"students.{student}.mix"), entry.weight)
+                for entry in said
+            )
+        return self._mixed[student]
+
+    def _named_labels(self, said: str, where: str) -> LabelSet:
+        """The label set at a URL, or the newest one of another recipe."""
+        source = resolve(said, self.loaded.folder)
+        try:
+            if source.endswith((".yaml", ".yml")):
+                return open_labels(source)
+            return LabelSet.open(source)
+        except MissingProductError as error:
+            raise MissingProductError(f"{where}: {error}") from error
 
     def require_card_of(self, student: str, teacher: Card | None) -> Card:
         """The card of the teacher that made the label set, for a student that needs it itself.

@@ -120,6 +120,7 @@ def _train(
             project.loaded.folder,
             origin,
             live,
+            project.mixed_labels(name),
         ),
         project.recipe.execution,
         f"student-{name}",

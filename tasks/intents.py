@@ -202,6 +202,7 @@ def student(
     digest: str,
     model_files: Json | None = None,
     teacher_weights: str | None = None,
+    mixed: Sequence[Json] = (),
 ) -> Intent:
     """A student: its options and the label set that it learns from.
 
@@ -211,6 +212,7 @@ def student(
         digest: of the label set.
         model_files: what beside the options decides a Hugging Face model.
         teacher_weights: the digest of the teacher's, where the student needs the teacher itself.
+        mixed: further label sets, each by fingerprint, digest and share.
     """
     content = {
         "code_version": FIT_CODE_VERSION,
@@ -221,6 +223,8 @@ def student(
         content["model_files"] = model_files
     if teacher_weights is not None:
         content["teacher_weights"] = teacher_weights
+    if mixed:
+        content["mixed"] = list(mixed)
     return Intent(content)
 
 

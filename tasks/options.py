@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from storage.identity import Json
 from storage.options import Options, SplitName
@@ -15,6 +15,8 @@ from tasks.training_options import TrainingOptions
 
 TEACHER = "teacher"
 """What the teacher is called among the models; no student has this name."""
+LEAST_SHARE = 0.001
+"""The least that a label set can give to a mix."""
 Limit = Annotated[str, Field(pattern=r"^\s*(>=|<=|==|>|<)\s*[-+]?[.\d]+([eE][-+]?\d+)?\s*$")]
 
 
@@ -24,6 +26,16 @@ class ExportOptions(Options):
     int8: bool = False
     """An ONNX file with weights of 8 bits too, `model.int8.onnx`. Its agreement with the float one
     on stored samples stands in the card."""
+
+
+class MixOptions(Options):
+    """Another label set that a student learns from beside that of its recipe."""
+
+    labels: Annotated[str, Field(min_length=1)]
+    """The URL of the label set, or the recipe that made it (`*.yaml`); a path is relative to the
+    recipe. Classes, inputs and task are those of the student's own set."""
+    weight: Annotated[float, Field(ge=LEAST_SHARE, lt=1)]
+    """The share of the samples that come from it; the student's own set gives the others."""
 
 
 class StudentOptions(Options):
@@ -38,6 +50,8 @@ class StudentOptions(Options):
     itself, run on each batch."""
     initialise: InitialiseOptions | None = None
     """Begin with weights of the teacher."""
+    mix: tuple[MixOptions, ...] = ()
+    """Further label sets to learn from. They are named by their content in what is asked for."""
     training: TrainingOptions = TrainingOptions()
     export: ExportOptions = ExportOptions()
     """No part of what is trained: asked for later, it is made of the student that is there."""
@@ -67,6 +81,17 @@ class StudentOptions(Options):
         if self.initialise is not None:
             identity["initialise"] = self.initialise.identity()
         return identity
+
+    @field_validator("mix")
+    @classmethod
+    def _something_is_left(cls, value: tuple[MixOptions, ...]) -> tuple[MixOptions, ...]:
+        total = sum(entry.weight for entry in value)
+        if total > 1 - LEAST_SHARE:
+            raise ValueError(
+                f"expected weights that leave the student's own label set a share, got {total:g} "
+                "in all"
+            )
+        return value
 
     @model_validator(mode="after")
     def _a_live_teacher_is_asked_something(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tasks.learners import Inside
 from tasks.lineage import LINEAGE, NOBODY, Origin, student_lineage
 from tasks.live_teacher import TeacherSource
 from tasks.loss_needs import misfit
+from tasks.mixed import Mixed, training_source
 from tasks.models import ModelForm, load_model
 from tasks.nn.models import num_parameters
 from tasks.options import StudentOptions
@@ -41,6 +43,7 @@ def train_student(
     recipe_folder: Path = Path(),
     origin: Origin = NOBODY,
     teacher: TeacherSource | None = None,
+    mixed: Sequence[Mixed] = (),
 ) -> Card:
     """Train a student from the shards, and keep its weights, ONNX file, history and card.
 
@@ -56,6 +59,7 @@ def train_student(
         recipe_folder: what the paths of the recipe are relative to.
         origin: where the labels come from, for its card.
         teacher: its teacher, where `options.needs_teacher`.
+        mixed: further label sets that it learns from.
 
     Raises:
         RecipeError: it needs what the label set does not hold.
@@ -63,7 +67,8 @@ def train_student(
         NotFiniteError: its loss is NaN or infinite.
     """
     where = f"students.{name}"
-    require_labels(options, labels.spec, where)
+    source = training_source(labels, mixed, f"{where}.mix")
+    require_labels(options, source.spec, where)
     folder = store / layout.product(layout.STUDENTS, intent.fingerprint)
     validation = LabelSource(labels, VALIDATION) if VALIDATION in labels.splits else None
     job = FitJob(
@@ -85,7 +90,7 @@ def train_student(
         ),
     )
     started = time.monotonic()
-    fitted = fit(job, LabelSource(labels, TRAIN), validation, folder, device)
+    fitted = fit(job, source, validation, folder, device)
     seconds = time.monotonic() - started
     files = files_of_student(fitted.model, labels, origin.tokenizer, f"{where}.model")
     made: dict[str, Any] = {}
@@ -108,7 +113,8 @@ def train_student(
             "seconds": round(seconds, 3),
             **fitted.details,
             **made,
-            LINEAGE: student_lineage(origin, options.training.seed, labels),
+            LINEAGE: student_lineage(origin, options.training.seed, labels)
+            | ({"mixed": [one.described() for one in mixed]} if mixed else {}),
         },
         files={**files, layout.HISTORY: history_bytes(fitted.history)},
     )

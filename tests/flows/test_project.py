@@ -93,6 +93,21 @@ def test_a_student_is_named_by_its_options_and_the_state_of_its_labels(finished)
     assert changed.student_intent("small", labels).fingerprint != intent.fingerprint
 
 
+def test_a_student_is_named_by_the_sets_that_are_mixed_with_its_own(finished, copied):
+    project = project_of(finished)
+    labels, _ = project.require_labels()
+    before = project.student_intent("small", labels)
+    for other in (copied.recipe, labels.folder.url):
+        mix = f"students.small.mix=[{{labels: '{other}', weight: 0.25}}]"
+        mixed = project_of(finished, mix).student_intent("small", labels)
+        assert mixed.content["mixed"] == [{**before.content["label_set"], "share": 0.25}]
+        assert mixed.content["student"] == before.content["student"]
+        assert mixed.fingerprint != before.fingerprint
+    absent = project_of(finished, "students.small.mix=[{labels: nowhere, weight: 0.25}]")
+    with refused(MissingProductError, "students.small.mix: ", "nowhere", "run the label stage"):
+        absent.student_intent("small", labels)
+
+
 # What is there
 
 

@@ -169,3 +169,19 @@ def test_the_weights_of_several_teachers_are_relative():
 )
 def test_wrong_members_are_refused(members, words):
     refused(lambda: team(*members), *words)
+
+
+def test_what_is_mixed_leaves_a_share_to_the_own_set():
+    model = {"kind": "mlp", "hidden": [4]}
+    plain = StudentOptions.model_validate({"model": model})
+    half = [{"labels": "s3://bucket/labels/1", "weight": 0.5}]
+    assert StudentOptions.model_validate({"model": model, "mix": half}).identity() == (
+        plain.identity()
+    )
+    with pytest.raises(ValidationError, match="leave the student's own label set a share, got 1 "):
+        StudentOptions.model_validate({"model": model, "mix": half * 2})
+    for weight in (0, 1, 1e-4):
+        with pytest.raises(ValidationError):
+            StudentOptions.model_validate(
+                {"model": model, "mix": [{"labels": "x", "weight": weight}]}
+            )

@@ -8,13 +8,14 @@ import transformers
 
 from storage import layout
 from storage.cards import find_card, read_file
-from storage.errors import ModelError
+from storage.errors import ModelError, RecipeError
 from storage.options import LabelOptions
 from storage.verify import verify
 from tasks import intents
 from tasks.export import session_of
 from tasks.inputs.tokenizers import HuggingFaceTokenizer
 from tasks.lineage import Origin
+from tasks.mixed import Mixed
 from tasks.options import StudentOptions
 from tasks.student_files import export_student
 from tasks.students import load_student, train_student
@@ -71,6 +72,48 @@ def test_the_card_holds_the_whole_lineage(store, labels):
     assert details["seconds"] > 0
     assert details["onnx_bytes"] == len(read_file(store, card, layout.ONNX_MODEL))
     assert json.loads(json.dumps(details)) == details
+    assert "mixed" not in lineage
+
+
+def test_a_student_learns_from_several_label_sets(store, labels):
+    corpus = numbered_corpus({"train": 10})
+    options = LABELS.model_copy(update={"k": 3, "batch_size": 4})
+    other = label_set(store / "elsewhere", corpus, TableTeacher(random_table(10, seed=1)), options)
+    mixed = [Mixed(other, 0.25)]
+    student = StudentOptions.model_validate({"model": MLP, "training": TRAINING})
+    own = (labels.manifest.fingerprint, labels.digest)
+    intent = intents.student(student, *own, mixed=[one.identity() for one in mixed])
+    assert intent.fingerprint != intents.student(student, *own).fingerprint
+    card = train_student(store, "small", student, labels, intent, CPU, mixed=mixed)
+    # 24 samples of its own, and 7 of the other set before the last of them.
+    assert card.details["steps"] == 4
+    assert card.details["lineage"]["mixed"] == [
+        {
+            "url": other.folder.url,
+            "fingerprint": other.manifest.fingerprint,
+            "digest": other.digest,
+            "share": 0.25,
+        }
+    ]
+    other.close()
+
+
+def test_a_temperature_that_only_its_own_set_stores_is_refused(store, labels):
+    corpus = numbered_corpus({"train": 10})
+    teacher = TableTeacher(random_table(10))
+    said = {"k": 2, "temperature": 2.0, "batch_size": 4}
+    one = label_set(
+        store / "one", corpus, teacher, LabelOptions(**said, temperatures=(2.0, 1.0, 4.0))
+    )
+    other = label_set(store / "other", corpus, teacher, LabelOptions(**said))
+    student = StudentOptions.model_validate({"model": MLP, "loss": {"temperature": 4.0}})
+    intent = intents.student(student, one.manifest.fingerprint, one.digest)
+    with pytest.raises(
+        RecipeError, match=r"loss\.temperature: expected one of the stored .* 2, 1, "
+    ):
+        train_student(store, "small", student, one, intent, CPU, mixed=[Mixed(other, 0.5)])
+    one.close()
+    other.close()
 
 
 def test_int8_is_made_when_it_is_asked_for(store, labels):
