@@ -99,7 +99,7 @@ class Recipe(Options):
                 f"labels.k: expected at most data.classes ({classes}), got {self.labels.k}"
             )
         for name, student in self.students.items():
-            self._require_learnable(f"students.{name}.loss", student)
+            self._require_learnable(f"students.{name}", student)
             self._require_visible_teacher(f"students.{name}", student)
         known = self._named_splits()
         for split in (*self.evaluation.splits, TRAIN) if known else ():
@@ -112,15 +112,17 @@ class Recipe(Options):
     def _require_learnable(self, where: str, student: StudentOptions) -> None:
         """The labels that a student learns from are among those that will be stored."""
         packed = self.data.task is Task.MASKED_LM and self.data.tokens is not None
-        fault = misfit(
-            student.loss,
-            self.labels.keep,
-            self.labels.temperatures,
-            padded=self.data.padded,
-            has_label=self.data.label is not None or self.data.task is Task.CAUSAL_LM or packed,
-        )
-        if fault is not None:
-            raise ValueError(f"{where}.{fault}")
+        has_label = self.data.label is not None or self.data.task is Task.CAUSAL_LM or packed
+        for field, loss in student.losses.items():
+            fault = misfit(
+                loss,
+                self.labels.keep,
+                self.labels.temperatures,
+                padded=self.data.padded,
+                has_label=has_label,
+            )
+            if fault is not None:
+                raise ValueError(f"{where}.{field}.{fault}")
 
     def _require_visible_teacher(self, where: str, student: StudentOptions) -> None:
         """What is asked of the teacher itself, beside its logits, its kind can give."""

@@ -33,7 +33,7 @@ from tasks.nn.compiling import compiled
 from tasks.nn.frozen import freeze
 from tasks.nn.precision import require_precision
 from tasks.nn.ranks import Alone, Ranks
-from tasks.phases import phases_of
+from tasks.phases import Phase, phases_of
 from tasks.progress import track
 from tasks.sources import Source
 from tasks.stream import Stream
@@ -74,6 +74,11 @@ class FitJob:
     def form(self) -> ModelForm:
         """What the data and labels decide about the model."""
         return ModelForm(self.inputs, self.num_classes, self.task, self.padded)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What it goes through."""
+        return phases_of(self.loss, self.inside.match, self.training)
 
     def asked(self, source: Source) -> Json:
         """What decides the weights, for a checkpoint to say."""
@@ -132,14 +137,25 @@ def fit(
     """
     where, training = f"{job.where}.training", job.training
     ranks = ranks or Alone()
-    _require(job, source, validation, device)
+    _require(job, validation, device)
     torch.manual_seed(training.seed)
     model = build(job.model, job.form, job.recipe_folder, f"{job.where}.model")
-    learner = learner_of(model, job.loss, job.inside, source, job.inputs, device, job.where)
+    phases = job.phases
+    learner, matches = learner_of(
+        model,
+        job.loss,
+        job.inside,
+        [phase.match for phase in phases],
+        source,
+        job.inputs,
+        device,
+        job.where,
+    )
     freeze(model, training.frozen, f"{where}.frozen")
     fitting = Fitting(
         learner,
-        phases_of(job.loss, training),
+        phases,
+        matches,
         Stream(
             source,
             training.batch_size,
@@ -193,7 +209,7 @@ def _note(fitting: Fitting, step: Step) -> str:
     return f"epoch {step.epoch + 1}/{epochs}{phase} loss {step.result.loss:.3f}{size}"
 
 
-def _require(job: FitJob, source: Source, validation: Source | None, device: torch.device) -> None:
+def _require(job: FitJob, validation: Source | None, device: torch.device) -> None:
     """Refuse what these data or this device cannot give, before anything is built."""
     where, training = f"{job.where}.training", job.training
     require_precision(training.precision, device, where)
@@ -203,9 +219,3 @@ def _require(job: FitJob, source: Source, validation: Source | None, device: tor
             f"{where}.{field}: expected a split {VALIDATION!r} to compare epochs on, there is "
             "none; name one in data.splits"
         )
-    for phase in phases_of(job.loss, training):
-        if phase.loss.learns_soft and not source.temperatures:
-            raise RecipeError(
-                f"{where}.phases.{phase.index}.loss.soft_weight: expected 0, for there are hard "
-                "labels only"
-            )

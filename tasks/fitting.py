@@ -7,7 +7,7 @@ was best, and the history.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from storage.errors import ModelError, NotFiniteError, SoftlabelError, StoreError, one_line
 from tasks.early_stopping import Watch
+from tasks.feature_options import Match
 from tasks.history import HISTORY_ROWS, Row, history_row
 from tasks.nn.batch import Batch
 from tasks.nn.compiling import is_compiler_error
@@ -60,13 +61,25 @@ class Fitting:
         self,
         learner: Learner,
         phases: tuple[Phase, ...],
+        matches: Sequence[Sequence[Match]],
         stream: Stream,
         validation: Source | None,
         device: torch.device,
         ranks: Ranks,
         where: str,
     ) -> None:
-        """`where` is the field of the recipe, for messages."""
+        """Begin with the first phase.
+
+        Args:
+            learner: the model with all that it is taught by.
+            phases: how it is taught.
+            matches: what each of them compares of its inside.
+            stream: where the batches come from.
+            validation: what epochs are compared on; None: nothing.
+            device: where to compute.
+            ranks: the processes that do.
+            where: the field of the recipe, for messages.
+        """
         self.model = learner.model
         self.phases = phases
         self.stream = stream
@@ -80,6 +93,7 @@ class Fitting:
             ranks,
             f"{where}.training",
         )
+        self._matches = matches
         self._validation = validation
         self._where = where
         self._steps_before = 0
@@ -149,7 +163,7 @@ class Fitting:
     def _begin(self, index: int) -> None:
         """Enter a phase, with an optimizer and a schedule of its own."""
         self.phase = self.phases[index]
-        self.trainer.learner.turn_to(self.phase.loss, self.trainer.learner.matches)
+        self.trainer.learner.turn_to(self.phase.loss, self._matches[index])
         self.trainer.begin(self.phase.training, self._steps_of(self.phase))
         self.watch = Watch(self.phase.training)
         self._first_epoch = self.stream.epoch
@@ -178,12 +192,13 @@ class Fitting:
         if at_end and self._validation is not None:
             figures = self._validate(self._validation)
             row |= figures
-            self.watch.see(figures, self.model, self.step_number, epoch)
+            if self.phase.watched:
+                self.watch.see(figures, self.model, self.step_number, epoch)
         self.history.append(row)
         return Step(result, epoch, row)
 
     def _validate(self, validation: Source) -> dict[str, float]:
-        figures = validate(self.trainer, validation)
+        figures = validate(self.trainer, validation, self.phase.judged)
         if not math.isfinite(figures["validation_loss"]):
             raise NotFiniteError(
                 f"{self._where}: step {self.step_number}: the validation loss is "

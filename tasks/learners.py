@@ -35,7 +35,7 @@ class Inside:
     """What a student takes from inside its teacher.
 
     Attributes:
-        match: what of its inside it compares, at any time.
+        match: what of its inside it compares, where a phase says nothing else.
         live: whether the teacher is run for it; else the label set holds it.
         initialise: what of the teacher's weights it begins with; None: nothing.
         teacher: the teacher itself, where it is needed.
@@ -59,17 +59,19 @@ def learner_of(
     model: nn.Module,
     loss: LossOptions,
     inside: Inside,
+    phases: Sequence[Sequence[MatchOptions]],
     source: Source,
     inputs: Sequence[InputSpec],
     device: torch.device,
     where: str,
-) -> Learner:
-    """A model and its losses; it may begin with its teacher's weights.
+) -> tuple[Learner, list[tuple[Match, ...]]]:
+    """A model with its losses, and what each phase compares; it may begin with teacher's weights.
 
     Args:
         model: with its first weights.
         loss: of its predictions.
         inside: what it takes from inside its teacher.
+        phases: what each phase of training compares; they share their projections.
         source: what it learns from.
         inputs: what it gets.
         device: where the teacher runs.
@@ -83,15 +85,12 @@ def learner_of(
     if inside.initialise is not None:
         assert guide is not None
         initialise(model, guide.module, inside.initialise, f"{where}.initialise")
-    if not inside.match:
-        return Learner(model, loss)
     live = guide if inside.live else None
-    matches = matches_of(
-        inside.match,
-        num_layers(model),
-        None if live is None else num_layers(live.module),
-        f"{where}.match",
-    )
+    layers = num_layers(model), None if live is None else num_layers(live.module)
+    of_phases = [matches_of(entry, *layers, f"{where}.match") for entry in phases]
+    matches = tuple({match.name: match for entry in of_phases for match in entry}.values())
+    if not matches:
+        return Learner(model, loss), of_phases
     ours = feature_shapes(model, inputs, watched(matches), f"{where}.match: the student")
     names = _of_teacher(matches)
     if live is None:
@@ -99,7 +98,8 @@ def learner_of(
         require_stored(names, theirs, f"{where}.match")
     else:
         theirs = feature_shapes(live.module, inputs, names, f"{where}.match: the teacher")
-    return Learner(model, loss, Matching(matches, ours, theirs, f"{where}.match", live), matches)
+    matching = Matching(matches, ours, theirs, f"{where}.match", live)
+    return Learner(model, loss, matching, of_phases[0]), of_phases
 
 
 def stored_shapes(source: Source) -> Mapping[str, Shape]:

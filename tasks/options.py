@@ -59,7 +59,22 @@ class StudentOptions(Options):
     @property
     def matches(self) -> tuple[MatchOptions, ...]:
         """What is compared at any time."""
-        return self.match
+        found = list(self.match)
+        for phase in self.training.phases:
+            found += [entry for entry in phase.match or () if entry not in found]
+        return tuple(found)
+
+    @property
+    def losses(self) -> dict[str, LossOptions]:
+        """The losses of predictions at any time, by their fields."""
+        phases = self.training.phases
+        said = {
+            f"training.phases.{index}.loss": phase.loss
+            for index, phase in enumerate(phases)
+            if isinstance(phase.loss, LossOptions)
+        }
+        used = not phases or any(phase.loss is None for phase in phases)
+        return ({"loss": self.loss} if used else {}) | said
 
     @property
     def needs_teacher(self) -> bool:
@@ -92,6 +107,16 @@ class StudentOptions(Options):
                 "in all"
             )
         return value
+
+    @model_validator(mode="after")
+    def _every_phase_learns_something(self) -> Self:
+        for index, phase in enumerate(self.training.phases):
+            match = self.match if phase.match is None else phase.match
+            if phase.loss == "none" and not match:
+                raise ValueError(
+                    f"training.phases.{index}.loss: none needs a match: nothing is left to learn"
+                )
+        return self
 
     @model_validator(mode="after")
     def _a_live_teacher_is_asked_something(self) -> Self:

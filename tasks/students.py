@@ -83,7 +83,7 @@ def train_student(
         padded=labels.spec.padded,
         recipe_folder=recipe_folder,
         inside=Inside(
-            match=options.matches,
+            match=options.match,
             live=options.teacher == "live",
             initialise=options.initialise,
             teacher=teacher,
@@ -140,12 +140,13 @@ def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> N
     Raises:
         RecipeError: another temperature or kept set, or hard labels that are not there.
     """
-    fault = misfit(
-        options.loss,
-        spec.selections[TRAIN].keep,
-        spec.temperatures,
-        padded=spec.padded,
-        has_label=spec.has_label,
-    )
-    if fault is not None:
-        raise RecipeError(f"{where}.loss.{fault}")
+    for field, loss in options.losses.items():
+        fault = misfit(
+            loss,
+            spec.selections[TRAIN].keep,
+            spec.temperatures,
+            padded=spec.padded,
+            has_label=spec.has_label,
+        )
+        if fault is not None:
+            raise RecipeError(f"{where}.{field}.{fault}")

@@ -37,6 +37,16 @@ class FitTeacherOptions(Options):
             "label_smoothing": self.label_smoothing,
         }
 
+    @model_validator(mode="after")
+    def _phases_learn_hard_labels(self) -> Self:
+        for index, phase in enumerate(self.training.phases):
+            if phase.match or phase.loss is not None:
+                raise ValueError(
+                    f"training.phases.{index}: a teacher learns hard labels in every phase; leave "
+                    "out loss and match"
+                )
+        return self
+
 
 class TorchTeacherOptions(Options):
     """A PyTorch model that people bring, with its weights as safetensors."""

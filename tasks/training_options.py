@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from storage.identity import Json
 from storage.options import Options
+from tasks.feature_options import MatchOptions
 from tasks.loss_options import LossOptions
 from tasks.loss_schedules import Share
 from tasks.optimizer_options import OptimizerName, require_arguments
@@ -43,10 +44,22 @@ class PhaseOptions(Options):
     """One phase of training; what is not said is as it is for all of them."""
 
     epochs: PositiveInt
-    loss: LossOptions | None = None
+    loss: LossOptions | Literal["none"] | None = None
+    """`none`: predictions do not count in this phase, only what is matched."""
+    match: tuple[MatchOptions, ...] | None = None
+    """What of a student's inside is compared in this phase; `[]` is nothing."""
     learning_rate: Rate | None = None
     schedule: Schedule | None = None
     warmup: Share | None = None
+
+    def identity(self) -> Json:
+        """What decides the weights: what is not said is not there."""
+        said = self.model_dump(mode="json", exclude_none=True)
+        if isinstance(self.loss, LossOptions):
+            said["loss"] = self.loss.identity()
+        if self.match is not None:
+            said["match"] = [entry.identity() for entry in self.match]
+        return said
 
 
 class TrainingOptions(Options):
@@ -117,6 +130,7 @@ class TrainingOptions(Options):
                 del said[name]
         if self.phases:
             del said["epochs"]
+            said["phases"] = [phase.identity() for phase in self.phases]
         return said
 
     @model_validator(mode="after")

@@ -23,12 +23,17 @@ from tasks.sources import Source
 from tasks.stream import Stream
 
 
-def validate(trainer: Trainer, source: Source) -> dict[str, float]:
+def validate(trainer: Trainer, source: Source, loss: LossOptions) -> dict[str, float]:
     """The loss and, where there are hard labels, the accuracy on a split; the same on all ranks.
 
     Each rank takes its part of the split. The model's weights are left as they were. Those of the
     loss and its temperature are those of the end of training, so that losses can be compared over
     time.
+
+    Args:
+        trainer: of the model.
+        source: the split.
+        loss: which of its predictions; what lies inside the model is not compared.
     """
     ranks = trainer.ranks
     stream = Stream(
@@ -39,19 +44,19 @@ def validate(trainer: Trainer, source: Source) -> dict[str, float]:
     with torch.no_grad():
         for batch in stream:
             for part in trainer.gradients.parts(batch.to(trainer.device)):
-                sums += _sums(trainer, part)
+                sums += _sums(trainer, part, loss)
     trainer.learner.train()
-    loss, positions, correct, labelled = ranks.sum(sums).tolist()
-    figures = {"validation_loss": loss / max(positions, 1)}
+    total, positions, correct, labelled = ranks.sum(sums).tolist()
+    figures = {"validation_loss": total / max(positions, 1)}
     return figures | ({"validation_accuracy": correct / labelled} if labelled else {})
 
 
-def _sums(trainer: Trainer, batch: Batch) -> torch.Tensor:
+def _sums(trainer: Trainer, batch: Batch, loss: LossOptions) -> torch.Tensor:
     """The sum of the loss, positions that count, best classes that are right, hard labels."""
     with trainer.precision.autocast():
         logit_PC = by_position(trainer.model(*batch.inputs))
-        loss = on_kept_set(trainer.learner.loss, batch.temperatures)
-        total = distillation_loss(logit_PC, batch, loss, done=1.0).total
+        at_end = on_kept_set(loss, batch.temperatures)
+        total = distillation_loss(logit_PC, batch, at_end, done=1.0).total
     counts_P = batch.mask_P & (batch.label_P >= 0)
     correct = ((logit_PC.argmax(dim=1) == batch.label_P) & counts_P).sum()
     summed = total.double() * batch.num_positions

@@ -277,6 +277,10 @@ def test_a_wrong_override_is_refused(path, override, words):
             "students.small.loss.temperature={kind: warm, base: 4}",
             ["loss.temperature.kind: expected one of 'steps', 'flsw', 'cwsm'", "got 'warm'"],
         ),
+        (
+            "students.small.training.phases=[{epochs: 1, loss: {temperature: 3}}]",
+            ["training.phases.0.loss.temperature: expected one of the stored temperatures"],
+        ),
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),
         ("students.small.loss={soft_weight: 0, hard_weight: 0}", ["loss: ", "nothing to learn"]),

@@ -13,7 +13,7 @@ from tasks.fit import fit
 from tasks.loss_options import LossOptions
 from tasks.model_options import MlpOptions, TargetOptions
 from tasks.progress import listening
-from tasks.sources import CorpusSource, LabelSource
+from tasks.sources import LabelSource
 from tasks.training_options import TrainingOptions
 from tests.tasks.interruption import Interruption, assert_interrupted_equals_uninterrupted
 from tests.tasks.test_fit import (
@@ -174,15 +174,6 @@ def test_phases_follow_each_other(sources, tmp_path):
     assert [row["learning_rate"] for row in fitted.history] == [0.02] * 5 + [0.1] * 10
     assert all(row["soft_loss"] is None for row in fitted.history[:5])
     assert all(row["soft_loss"] is not None for row in fitted.history[5:])
-
-
-def test_a_teacher_has_no_soft_labels_in_any_phase(tmp_path):
-    corpus = numbered_corpus({"train": 20})
-    the_job = job(
-        loss=HARD, training=training(epochs=10, phases=[{"epochs": 1, "loss": LossOptions()}])
-    )
-    with pytest.raises(RecipeError, match=r"phases\.0\.loss\.soft_weight: expected 0"):
-        fit(the_job, CorpusSource(corpus, "train"), None, Folder.open(tmp_path), CPU)
 
 
 def test_checkpoints_of_another_recipe_or_model_are_refused(

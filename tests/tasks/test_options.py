@@ -6,6 +6,7 @@ import sys
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from tasks.feature_options import MatchOptions
 from tasks.loss_options import LossOptions, SoftLoss, Tail
 from tasks.model_options import ModelOptions
 from tasks.options import EvaluationOptions, StudentOptions
@@ -64,6 +65,43 @@ def test_wrong_training_is_refused(said):
 def test_an_argument_of_another_optimizer_is_refused_with_those_there_are():
     wrong = {"optimizer": "sgd", "optimizer_arguments": {"momentun": 0.9}}
     refused(lambda: TrainingOptions(**wrong), "sgd takes momentum, dampening, nesterov; did you")
+
+
+def test_a_phase_learns_something():
+    matched = {"teacher": "hidden.-1"}
+    model = {"kind": "mlp"}
+
+    def student(*phases, **said):
+        return StudentOptions(model=model, training={"phases": phases}, **said)
+
+    only_inside, both = {"epochs": 1, "loss": "none"}, {"epochs": 2}
+    assert student(only_inside, {**both, "match": []}, match=[matched]).matches == (
+        MatchOptions(**matched),
+    )
+    assert student({**only_inside, "match": [matched]}, both).matches == (MatchOptions(**matched),)
+    refused(lambda: student(only_inside), "phases.0.loss: none needs a match")
+    refused(lambda: student({**only_inside, "match": []}, match=[matched]), "phases.0.loss: none")
+
+
+def test_all_losses_of_a_student_are_named_by_their_fields():
+    hard, soft = {"soft_weight": 0.0}, {"soft_weight": 1.0}
+    training = {"phases": [{"epochs": 1, "loss": hard}, {"epochs": 1, "loss": soft}]}
+    options = StudentOptions(model={"kind": "mlp"}, training=training)
+    assert set(options.losses) == {"training.phases.0.loss", "training.phases.1.loss"}
+    training["phases"].append({"epochs": 1})
+    options = StudentOptions(model={"kind": "mlp"}, training=training)
+    assert options.losses["loss"] == options.loss
+    assert StudentOptions(model={"kind": "mlp"}).losses == {"loss": LossOptions()}
+
+
+def test_a_teacher_learns_hard_labels_in_every_phase():
+    for said in ({"loss": {}}, {"match": [{"teacher": "hidden.1"}]}):
+        refused(
+            lambda said=said: FitTeacherOptions(
+                kind="fit", model={"kind": "mlp"}, training={"phases": [{"epochs": 1, **said}]}
+            ),
+            "training.phases.0: a teacher learns hard labels",
+        )
 
 
 def test_how_weights_are_computed_is_no_part_of_their_identity():

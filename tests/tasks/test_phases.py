@@ -3,17 +3,20 @@
 import pytest
 from pydantic import ValidationError
 
+from tasks.feature_options import MatchOptions
 from tasks.loss_options import LossOptions
 from tasks.phases import phases_of
 from tasks.training_options import PhaseOptions, TrainingOptions
 
 HARD = LossOptions(soft_weight=0.0)
+MATCH = MatchOptions(teacher="hidden.1")
 
 
 def test_without_any_training_is_one():
     training = TrainingOptions(epochs=4)
-    (phase,) = phases_of(HARD, training)
+    (phase,) = phases_of(HARD, [MATCH], training)
     assert (phase.index, phase.loss, phase.training) == (0, HARD, training)
+    assert (phase.match, phase.judged, phase.watched) == ((MATCH,), HARD, True)
 
 
 def test_each_changes_what_it_says():
@@ -25,13 +28,24 @@ def test_each_changes_what_it_says():
             PhaseOptions(epochs=3, learning_rate=0.2, schedule="constant"),
         ),
     )
-    first, second = phases_of(LossOptions(), training)
+    first, second = phases_of(LossOptions(), (), training)
     assert (first.loss, second.loss) == (HARD, LossOptions())
     assert (first.training.epochs, second.training.epochs) == (2, 3)
     assert (first.training.learning_rate, second.training.learning_rate) == (0.1, 0.2)
     assert (first.training.warmup, second.training.warmup) == (0.5, 0.0)
     assert (first.training.schedule, second.training.schedule) == ("cosine", "constant")
     assert training.total_epochs == 5
+
+
+def test_a_phase_may_look_at_the_inside_alone():
+    training = TrainingOptions(
+        phases=(PhaseOptions(epochs=1, loss="none"), PhaseOptions(epochs=1, match=()))
+    )
+    first, second = phases_of(HARD, [MATCH], training)
+    assert first.loss.weights(0.5) == (0.0, 0.0)
+    assert (first.match, second.match) == ((MATCH,), ())
+    assert (first.judged, first.watched) == (HARD, False)
+    assert (second.loss, second.watched) == (HARD, True)
 
 
 def test_epochs_are_said_once():
