@@ -278,7 +278,7 @@ def test_a_wrong_override_is_refused(path, override, words):
             ["loss.temperature.kind: expected one of 'steps', 'flsw', 'cwsm'", "got 'warm'"],
         ),
         (
-            "students.small.training.phases=[{epochs: 1, loss: {temperature: 3}}]",
+            "students.small.training.phases=[{epochs: 6, loss: {temperature: 3}}]",
             ["training.phases.0.loss.temperature: expected one of the stored temperatures"],
         ),
         # Parts that do not fit together
