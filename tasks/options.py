@@ -119,6 +119,15 @@ class StudentOptions(Options):
         return self
 
     @model_validator(mode="after")
+    def _what_is_looked_into_is_not_compiled(self) -> Self:
+        if self.training.compile and self.matches:
+            raise ValueError(
+                "training.compile: expected false with a match: a compiled model cannot be looked "
+                "into"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_live_teacher_is_asked_something(self) -> Self:
         if self.teacher == "live" and not self.matches:
             raise ValueError(

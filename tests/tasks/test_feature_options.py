@@ -129,3 +129,8 @@ def test_layers_to_begin_with_are_counted_from_1():
     assert InitialiseOptions.model_validate({"from": "teacher"}).layers == "uniform"
     with pytest.raises(ValidationError):
         InitialiseOptions(layers=[0, 2])
+
+
+def test_what_is_looked_into_is_not_compiled():
+    with pytest.raises(ValidationError, match=r"training\.compile: expected false with a match"):
+        StudentOptions(model=MLP, match=[{"teacher": "hidden.1"}], training={"compile": True})

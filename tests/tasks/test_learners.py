@@ -20,7 +20,7 @@ from tasks.models import model_files
 from tasks.sources import LabelSource
 from tasks.teacher_options import FitTeacherOptions
 from tasks.teachers import TorchTeacher
-from tasks.training_options import TrainingOptions
+from tasks.training_options import PhaseOptions, TrainingOptions
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted
 from tests.tasks.nn.sequences import built, tokens
 from tests.tasks.test_fit import every_step as every_step
@@ -100,13 +100,40 @@ def test_interrupted_equals_uninterrupted_with_projections(source, tmp_path, eve
 
 
 def test_the_inside_becomes_like_the_teacher_s(source, tmp_path):
-    match = (MatchOptions(teacher="hidden.-1", projection="linear", weight=100.0),)
+    match = (MatchOptions(teacher="hidden.-1", projection="linear"),)
     training = TRAINING.model_copy(update={"epochs": 40})
     inside = Inside(match, live=True, teacher=Given())
     fitted = fit(job(inside, training=training), source, None, Folder.open(tmp_path), CPU)
-    losses = [row["loss"] for row in fitted.history]
+    losses = [row["matched.mse.hidden.-1"] for row in fitted.history]
     assert losses[-1] < 0.3 * losses[0]
     assert not any("project" in name for name in fitted.model.state_dict())
+
+
+def test_first_the_inside_then_predictions(source, tmp_path, every_step):
+    """TinyBERT's two phases, stopped in each of them and between them."""
+    training = TrainingOptions(
+        batch_size=8,
+        checkpoint_seconds=0.0,
+        phases=(
+            PhaseOptions(epochs=1, loss="none", match=MATCH[1:]),
+            PhaseOptions(epochs=1, match=()),
+        ),
+    )
+    teacher = Given()
+    folders = iter(range(100))
+
+    def run(stops):
+        folder = Folder.open(tmp_path / f"run-{next(folders)}")
+        the_job = job(Inside(live=True, teacher=teacher), training=training)
+        fitted = interrupted(the_job, (source, source), folder, stops)
+        return *outcome(fitted), [
+            (row["phase"], row["soft_loss"] is None, "matched.ce.attention.1.attention.2" in row)
+            for row in fitted.history
+        ]
+
+    whole = run(())
+    assert whole[-1] == [(0, True, True)] * 3 + [(1, False, False)] * 3
+    assert_interrupted_equals_uninterrupted(run, [(2,), (3,), (1, 4)])
 
 
 def test_a_student_may_begin_with_its_teacher_and_learn_nothing(source, tmp_path):
