@@ -1,4 +1,4 @@
-"""What the numbers of one shard stand for: the levels of its logits and its renumbered class ids.
+"""What the numbers of one shard stand for: levels, renumbered class ids, the shapes of features.
 
 A codebook lies in the shard's own Parquet metadata, so that a shard can be read by itself.
 """
@@ -9,7 +9,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -19,11 +19,16 @@ from numpy.typing import NDArray
 
 from storage.codec import NUM_LEVELS, Float32Array, index_dtype
 from storage.errors import IntegrityError
+from storage.identity import canonical_json
 from storage.lookup import look_up
 from storage.rows import Array
 
 LEVELS_KEY: Final = b"softlabel.levels"
 IDS_KEY: Final = b"softlabel.ids"
+FEATURES_KEY: Final = b"softlabel.features"
+Shape = tuple[int | None, ...]
+"""Of a feature of one sample; None stands for the sample's own length."""
+_LONGEST = 1 << 31
 _LEAST_OCCURRENCES = 16
 """A rarer id costs more in the table than its shorter code saves."""
 
@@ -89,10 +94,12 @@ class Codebook:
     Attributes:
         levels: of `uint8` logits, float32 [255]; or None.
         renumbering: of the compact layout's ids; or None.
+        features: the shape that a sample's features have, by name.
     """
 
     levels: Float32Array | None = None
     renumbering: Renumbering | None = None
+    features: Mapping[str, Shape] = field(default_factory=dict)
 
     def to_metadata(self) -> dict[bytes, bytes]:
         """The entries of the Parquet file's key-value metadata."""
@@ -104,6 +111,10 @@ class Codebook:
         if self.renumbering is not None:
             little = self.renumbering.frequent.astype(self.renumbering.dtype.newbyteorder("<"))
             metadata[IDS_KEY] = base64.b64encode(little.tobytes())
+        if self.features:
+            metadata[FEATURES_KEY] = canonical_json(
+                {name: list(shape) for name, shape in self.features.items()}
+            )
         return metadata
 
     @classmethod
@@ -118,6 +129,7 @@ class Codebook:
         return cls(
             None if levels is None else _parse_levels(levels),
             None if ids is None else Renumbering(_parse_ids(ids, num_classes), num_classes),
+            _parse_features(metadata.get(FEATURES_KEY, b"{}")),
         )
 
 
@@ -131,6 +143,26 @@ def _parse_levels(text: bytes) -> Float32Array:
             f"{LEVELS_KEY.decode()}: expected {NUM_LEVELS} finite numbers of at most 0"
         )
     return levels
+
+
+def _parse_features(text: bytes) -> dict[str, Shape]:
+    """Shapes whose axes are numbers above 0; None is the first axis, or the last two of three."""
+    fault = IntegrityError(f"{FEATURES_KEY.decode()} is no table of shapes")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise fault from error
+    if not isinstance(found, dict):
+        raise fault
+    for shape in found.values():
+        if not isinstance(shape, list) or not shape:
+            raise fault
+        varying = [place for place, axis in enumerate(shape) if axis is None]
+        if varying not in ([], [0], [1, 2]) or (len(varying) == 2 and len(shape) != 3):
+            raise fault
+        if not all(type(axis) is int and 0 < axis < _LONGEST for axis in shape if axis is not None):
+            raise fault
+    return {name: tuple(shape) for name, shape in found.items()}
 
 
 def _parse_ids(text: bytes, num_classes: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import entries
+from storage.arrow_lists import (
+    flat_list,
+    list_array,
+    numbers_from_arrow,
+    numbers_to_arrow,
+    one_array,
+)
 from storage.codebook import Codebook
 from storage.entries import INDEX, Entries
-from storage.errors import IntegrityError, RecipeError
-from storage.rows import Array, Column, Ragged, Rows, values_of
+from storage.errors import IntegrityError
+from storage.feature_columns import flat_feature, numbers_of_samples, shape_of, shaped_feature
+from storage.feature_options import StoredFeature
+from storage.rows import Array, Column, Ragged, Rows, lengths_of, values_of
 from storage.schema import (
     DTYPES,
     KEPT,
@@ -50,17 +59,19 @@ def encode(rows: Rows, spec: LabelSetSpec, split: str) -> EncodedRows:
     kept_N = values_of(rows[KEPT]) if selection.varies else None
     stored, codebook = entries.encode(Entries(values, kept_N), spec, selection)
     lengths_B = _entries_of_samples(rows, selection.k)
+    features = spec.features_of(split)
     arrays = []
     for field in schema:
         if field.name in stored:
-            arrays.append(_entries_to_arrow(stored[field.name], lengths_B, field.type))
-            continue
-        column = rows[field.name]
-        dtype = kept_dtype(spec, split) if field.name == KEPT else DTYPES.get(field.name)
-        if dtype is not None:
-            column = _map(column, lambda values, to=dtype: values.astype(to))
-        arrays.append(_to_arrow(column, field.type))
-    return EncodedRows(pa.Table.from_arrays(arrays, schema=schema), codebook)
+            arrays.append(numbers_to_arrow(stored[field.name], lengths_B, field.type))
+        elif field.name in features:
+            arrays.append(_feature_to_arrow(rows, features[field.name], field.type))
+        else:
+            written = kept_dtype(spec, split) if field.name == KEPT else DTYPES.get(field.name)
+            arrays.append(_to_arrow(rows[field.name], written, field.type))
+    shapes = {name: shape_of(rows[name], lengths_of(rows)) for name in features}
+    table = pa.Table.from_arrays(arrays, schema=schema)
+    return EncodedRows(table, replace(codebook, features=shapes))
 
 
 def decode(
@@ -77,6 +88,7 @@ def decode(
     """
     inputs = {input_column(entry.name): entry for entry in spec.inputs}
     label_widths = widths(spec)
+    features = spec.features_of(split)
     asked = list(wanted)
     decoded = _decode_entries(table, spec, split, asked, codebook)
     rows: dict[str, Column] = {}
@@ -84,8 +96,10 @@ def decode(
         if name in decoded:
             rows[name] = decoded[name]
             continue
-        array = _chunk(table, name)
-        if name == SAMPLE_ID:
+        array = one_array(table, name)
+        if name in features:
+            rows[name] = _decode_feature(name, array, features[name], codebook)
+        elif name == SAMPLE_ID:
             rows[name] = array.to_numpy(zero_copy_only=False)
         elif name in inputs:
             rows[name] = _decode_input(array, inputs[name])
@@ -110,16 +124,6 @@ def _entries_of_samples(rows: Rows, k: int) -> NDArray[np.int64]:
     return lengths
 
 
-def _entries_to_arrow(values: Array, lengths_B: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
-    if pa.types.is_list(kind):
-        return _list_array(values, lengths_B, kind)
-    data = pa.py_buffer(np.ascontiguousarray(values, values.dtype.newbyteorder("<")))
-    if pa.types.is_fixed_size_binary(kind):
-        return pa.Array.from_buffers(kind, len(lengths_B), [None, data])
-    offsets = pa.py_buffer(_offsets(lengths_B * values.itemsize))
-    return pa.Array.from_buffers(kind, len(lengths_B), [None, offsets, data])
-
-
 def _decode_entries(
     table: pa.Table, spec: LabelSetSpec, split: str, asked: list[str], codebook: Codebook
 ) -> dict[str, Column]:
@@ -135,7 +139,7 @@ def _decode_entries(
         for part in entries.stored_names(name, spec, selection):
             if part not in there:
                 continue
-            stored[part], found = _flat_entries(_chunk(table, part), dtype)
+            stored[part], found = numbers_from_arrow(one_array(table, part), dtype)
             if bounds is not None and bounds.tobytes() != found.tobytes():
                 raise IntegrityError(f"the column {part!r} has other lengths than the others")
             bounds = found
@@ -171,7 +175,7 @@ def _positions_of(
         return None, lengths_B // selection.k if spec.has_many_positions else None
     if not spec.has_many_positions:
         return lengths_B, None
-    values, per_sample_B = _flat(_chunk(table, KEPT))
+    values, per_sample_B = flat_list(one_array(table, KEPT))
     kept = Ragged(values.astype(np.int64), per_sample_B)
     if lengths_B is not None and not np.array_equal(
         _entries_of_samples({KEPT: kept}, selection.k), lengths_B
@@ -180,75 +184,28 @@ def _positions_of(
     return kept, per_sample_B
 
 
-def _chunk(table: pa.Table, name: str) -> pa.Array:
-    column = table.column(name)
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
-def _flat_entries(array: pa.Array, dtype: np.dtype[Any]) -> tuple[Array, NDArray[np.int32]]:
-    """All values of a stored column of entries, and where those of each sample begin and end."""
-    if array.null_count:
-        raise IntegrityError("a column of entries has missing values")
-    buffers = array.buffers()
-    count = len(array)
-    if pa.types.is_fixed_size_binary(array.type):
-        width = array.type.byte_width
-        start, size = array.offset * width, count * width
-        bounds = np.arange(count + 1, dtype=np.int32) * np.int32(width // dtype.itemsize)
-        return _numbers(buffers[1], dtype, start, size), bounds
-    offsets = np.frombuffer(buffers[1], np.int32, count + 1, array.offset * 4)
-    bounds = offsets - offsets[0]
-    if pa.types.is_list(array.type):
-        return array.flatten().to_numpy(zero_copy_only=False), bounds
-    if dtype.itemsize > 1:
-        if (bounds % dtype.itemsize).any():
-            raise IntegrityError(f"bytes of entries that are no multiple of {dtype.itemsize}")
-        bounds //= np.int32(dtype.itemsize)
-    size = int(bounds[-1]) * dtype.itemsize
-    return _numbers(buffers[2], dtype, int(offsets[0]), size), bounds
-
-
-def _numbers(data: pa.Buffer | None, dtype: np.dtype[Any], start: int, size: int) -> Array:
-    if data is None or size == 0:
-        return np.empty(0, dtype)
-    return np.frombuffer(data, dtype.newbyteorder("<"), size // dtype.itemsize, start)
-
-
-def _map(column: Column, change: Any) -> Column:
+def _to_arrow(column: Column, dtype: np.dtype[Any] | None, kind: pa.DataType) -> pa.Array:
+    """A column, its values as `dtype` first where that is said."""
+    values = values_of(column)
+    values = values if dtype is None else values.astype(dtype)
+    width = int(np.prod(values.shape[1:], dtype=np.int64))
     if isinstance(column, Ragged):
-        return Ragged(change(column.values_NW), column.lengths_B)
-    return change(column)  # type: ignore[no-any-return]
-
-
-def _to_arrow(column: Column, kind: pa.DataType) -> pa.Array:
-    if isinstance(column, Ragged):
-        width = int(np.prod(column.values_NW.shape[1:], dtype=np.int64))
-        return _list_array(column.values_NW, column.lengths_B * width, kind)
+        return list_array(values, column.lengths_B * width, kind)
     if not pa.types.is_list(kind):
-        return pa.array(column, type=kind)
-    width = int(np.prod(column.shape[1:], dtype=np.int64))
-    return _list_array(column, np.full(len(column), width, np.int64), kind)
+        return pa.array(values, type=kind)
+    return list_array(values, np.full(len(values), width, np.int64), kind)
 
 
-def _list_array(values: Array, lengths: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type=kind.value_type)
-    return pa.ListArray.from_arrays(pa.array(_offsets(lengths)), flat, type=kind)
-
-
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int32]:
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise RecipeError(
-            f"labels.positions_per_shard: a column of one shard would hold {offsets[-1]} values, "
-            f"more than the {np.iinfo(np.int32).max} that fit; lower it"
-        )
-    return offsets.astype(np.int32)
+def _feature_to_arrow(rows: Rows, feature: StoredFeature, kind: pa.DataType) -> pa.Array:
+    column, inputs_B = rows[feature.column], lengths_of(rows)
+    flat = flat_feature(column, inputs_B).astype(feature.numbers, copy=False)
+    return numbers_to_arrow(flat, numbers_of_samples(column, inputs_B), kind)
 
 
 def _decode_input(array: pa.Array, spec: InputSpec) -> Column:
     if spec.shape == ():
         return np.asarray(array.to_numpy(zero_copy_only=False))
-    values, lengths = _flat(array)
+    values, lengths = flat_list(array)
     if spec.shape is None:
         return Ragged(values, lengths)
     return _shaped(spec.name, values, lengths, spec.shape)
@@ -257,7 +214,7 @@ def _decode_input(array: pa.Array, spec: InputSpec) -> Column:
 def _decode_label(name: str, array: pa.Array, width: int | None, many: bool) -> Column:
     if width is None and not many:
         return _widened(name, np.asarray(array.to_numpy(zero_copy_only=False)))
-    values, lengths = _flat(array)
+    values, lengths = flat_list(array)
     values = _widened(name, values)
     if not many:
         return _shaped(name, values, lengths, (width or 1,))
@@ -268,6 +225,16 @@ def _decode_label(name: str, array: pa.Array, width: int | None, many: bool) -> 
     return Ragged(values.reshape(-1, width), lengths // width)
 
 
+def _decode_feature(
+    name: str, array: pa.Array, stored: StoredFeature, codebook: Codebook
+) -> Column:
+    shape = codebook.features.get(name)
+    if shape is None:
+        raise IntegrityError(f"the column {name!r} lacks the shape of its values")
+    values, bounds = numbers_from_arrow(array, stored.numbers)
+    return shaped_feature(name, values, np.diff(bounds).astype(np.int64), shape)
+
+
 def _shaped(name: str, values: Array, lengths: NDArray[np.int64], shape: tuple[int, ...]) -> Array:
     if (lengths != np.prod(shape)).any():
         raise IntegrityError(f"the column {name!r} holds lists of another length than {shape}")
@@ -276,8 +243,3 @@ def _shaped(name: str, values: Array, lengths: NDArray[np.int64], shape: tuple[i
 
 def _widened(name: str, values: Array) -> Array:
     return values.astype(np.int64) if name == LABEL else values
-
-
-def _flat(array: pa.ListArray) -> tuple[Array, NDArray[np.int64]]:
-    values = array.flatten().to_numpy(zero_copy_only=False)
-    return values, np.asarray(array.value_lengths()).astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage import schema
+from storage.features import FEATURE_COLUMN
 from storage.options import STD, Keep, Selection
 from storage.rows import Array, Column, Ragged, lengths_of, values_of
 from storage.spec import LabelSetSpec
@@ -55,6 +56,7 @@ def illegal(rows: Mapping[str, Column], spec: LabelSetSpec, selection: Selection
         or _illegal_numbers(rows, logit_NK)
         or _illegal_set(rows, logit_NK, present_NK, selection)
         or _illegal_labels(rows, spec.num_classes)
+        or _illegal_features(rows)
     )
 
 
@@ -66,6 +68,8 @@ def _illegal_lengths(rows: Mapping[str, Column]) -> str | None:
         return None
     than = schema.INDEX if isinstance(index, Ragged) else "the input before it"
     for name, column in rows.items():
+        if name.startswith(FEATURE_COLUMN):  # they may be of other positions, such as patches
+            continue
         if isinstance(column, Ragged) and not np.array_equal(column.lengths_B, expected_B):
             return f"other numbers of positions in {name} than in {than}"
     return None
@@ -75,6 +79,13 @@ def _illegal_views(rows: Mapping[str, Column], spec: LabelSetSpec) -> str | None
     view_B = values_of(rows[schema.VIEW]) if schema.VIEW in rows else np.zeros(0)
     wrong_B = view_B[(view_B < 0) | (view_B >= spec.views)]
     return f"a view {wrong_B[0]} of {spec.views}" if len(wrong_B) else None
+
+
+def _illegal_features(rows: Mapping[str, Column]) -> str | None:
+    for name, column in rows.items():
+        if name.startswith(FEATURE_COLUMN) and not np.isfinite(values_of(column)).all():
+            return f"a number of {name} that is NaN or infinite"
+    return None
 
 
 def _illegal_ids(index_NK: Array, present_NK: NDArray[np.bool_], num_classes: int) -> str | None:

@@ -20,6 +20,7 @@ from pydantic import (
 
 from storage.data_options import DataOptions as DataOptions
 from storage.data_options import SplitOptions as SplitOptions
+from storage.feature_options import StoredFeature as StoredFeature
 from storage.identity import Json
 from storage.input_options import ATTENTION_MASK as ATTENTION_MASK
 from storage.options_base import SPLIT_NAME_PATTERN as SPLIT_NAME_PATTERN
@@ -137,6 +138,8 @@ class LabelOptions(Options):
     codec: Codec = Codec.FLOAT16
     layout: Layout = Layout.PLAIN
     """`plain` for any Parquet reader, `fast` for speed, `compact` for size."""
+    features: tuple[StoredFeature, ...] = ()
+    """What is kept of the teacher's inside, of the training samples, for students to match."""
     statistics: bool = False
     """Keep the largest logit, mean and deviation of the logits, and the sum of p squared."""
     evaluation: KeptSetOptions = KeptSetOptions()
@@ -164,6 +167,14 @@ class LabelOptions(Options):
         object.__setattr__(self, "temperatures", tuple(dict.fromkeys(wanted)))
         return self
 
+    @model_validator(mode="after")
+    def _each_feature_once(self) -> Self:
+        names = [stored.feature for stored in self.features]
+        twice = [name for place, name in enumerate(names) if name in names[:place]]
+        if twice:
+            raise ValueError(f"features: {twice[0]} is there twice; leave one out")
+        return self
+
     def selection(self, split: str, num_classes: int) -> Selection:
         """What a position of a split keeps, of `num_classes`."""
         if split != TRAIN:
@@ -182,6 +193,7 @@ class LabelOptions(Options):
     def identity(self) -> Json:
         """What decides the bytes; not what becomes of bad samples, nor options without effect."""
         unused = {"on_bad_sample", "max_bad", "max_bytes"}
+        unused |= set() if self.features else {"features"}
         unused |= {"p", "draws", "seed", "k", "select_temperature"} - _USED[self.keep]
         return self.model_dump(mode="json", exclude=unused)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from storage import layout, schema
+from storage.codebook import Shape
 from storage.encoding import decode
 from storage.errors import IntegrityError, MissingProductError, SoftlabelError, one_line
 from storage.files import Folder
+from storage.options import TRAIN
 from storage.records import Manifest, ShardRecord, parse, read_record
 from storage.rows import Column
 from storage.shards import OpenShard, check_bytes, open_shard, shard_name
@@ -89,6 +91,34 @@ class LabelSet:
     def columns(self, split: str) -> list[str]:
         """The names of all columns of a split."""
         return schema.columns(self.spec, split)
+
+    def feature_shapes(self) -> dict[str, Shape]:
+        """The shape of each stored feature of a training sample, by name, without B.
+
+        None stands for the sample's own length. Opens the first shard that has rows.
+
+        Raises:
+            IntegrityError: that shard is damaged.
+        """
+        some = [shard for shard in self.manifest.of_split(TRAIN) if shard.rows]
+        if not some or not self.spec.features:
+            return {}
+        found = self.shapes_in(some[0])
+        return {stored.feature: found[stored.column] for stored in self.spec.features}
+
+    def shapes_in(self, shard: ShardRecord) -> Mapping[str, Shape]:
+        """The same of one shard, by column.
+
+        Raises:
+            IntegrityError: it is damaged.
+        """
+        found = self._file(shard).codebook.features
+        for name in self.spec.features_of(shard.split):
+            if name not in found:
+                raise IntegrityError(
+                    f"{self.url_of(shard)}: the column {name!r} lacks the shape of its values"
+                )
+        return found
 
     def shards(self, split: str) -> tuple[ShardRecord, ...]:
         """The shards of a split.

@@ -180,7 +180,12 @@ def _joined(columns: Sequence[Column]) -> Column:
 
 
 def _stacked(arrays: Sequence[Array]) -> Array:
-    """Arrays one after the other; where their entries vary, padded with -inf, or 0 for ids."""
+    """Arrays one after the other; where their entries vary, padded with -inf, or 0 for ids.
+
+    Maps of varying length, [B, H, N, N], are padded with 0.
+    """
+    if arrays[0].ndim == 4 and len({array.shape[1:] for array in arrays}) > 1:
+        return _stacked_maps(arrays)
     if arrays[0].ndim != 2 or len({array.shape[1] for array in arrays}) == 1:
         return np.concatenate(arrays)
     fill = -np.inf if arrays[0].dtype.kind == "f" else 0
@@ -189,5 +194,17 @@ def _stacked(arrays: Sequence[Array]) -> Array:
     start = 0
     for array in arrays:
         stacked[start : start + len(array), : array.shape[1]] = array
+        start += len(array)
+    return stacked
+
+
+def _stacked_maps(arrays: Sequence[Array]) -> Array:
+    longest = max(array.shape[3] for array in arrays)
+    shape = (sum(map(len, arrays)), arrays[0].shape[1], longest, longest)
+    stacked = np.zeros(shape, arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        length = array.shape[3]
+        stacked[start : start + len(array), :, :length, :length] = array
         start += len(array)
     return stacked

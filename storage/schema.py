@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage import entries
+from storage.feature_columns import feature_type
 from storage.identity import canonical_json
 from storage.options import Layout
 from storage.rows import INPUT
@@ -54,7 +55,7 @@ def columns(spec: LabelSetSpec, split: str) -> list[str]:
     names += [input_column(entry.name) for entry in spec.inputs]
     names += entries.names(selection)
     names += [KEPT] if selection.varies else []
-    return [*names, *widths(spec)]
+    return [*names, *widths(spec), *spec.features_of(split)]
 
 
 def view_columns(spec: LabelSetSpec, split: str) -> list[str]:
@@ -108,6 +109,9 @@ def arrow_schema(spec: LabelSetSpec, split: str) -> pa.Schema:
     for name, width in widths(spec).items():
         plain = width is None and not spec.has_many_positions
         fields.append(_field(name, DTYPES[name], plain))
+    for name, feature in spec.features_of(split).items():
+        kind = feature_type(feature.numbers, as_list=spec.layout is Layout.PLAIN)
+        fields.append(pa.field(name, kind, nullable=False))
     return pa.schema(fields, metadata={METADATA_KEY: canonical_json(spec.model_dump(mode="json"))})
 
 

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage import schema
-from storage.codebook import IDS_KEY, LEVELS_KEY
+from storage.codebook import FEATURES_KEY, IDS_KEY, LEVELS_KEY
 from storage.errors import IntegrityError, SoftlabelError, one_line
 from storage.reader import LabelSet
 from storage.records import ShardRecord
 from storage.shards import shard_name
 
-PARTS: Final = ("ids", "values", "rest", "inputs", "other")
+PARTS: Final = ("ids", "values", "rest", "inputs", "features", "other")
 _MOST_REMOTE_FOOTERS: Final = 32
 _PART_OF: Final = {
     schema.INDEX: "ids",
@@ -28,8 +28,9 @@ _PART_OF: Final = {
     schema.LOGIT: "values",
     schema.REST: "rest",
     "input": "inputs",
+    "feature": "features",
 }
-_PART_OF_METADATA: Final = {IDS_KEY: "ids", LEVELS_KEY: "values"}
+_PART_OF_METADATA: Final = {IDS_KEY: "ids", LEVELS_KEY: "values", FEATURES_KEY: "features"}
 
 
 @dataclass(frozen=True)

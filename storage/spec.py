@@ -16,6 +16,7 @@ from pydantic import (
 
 from storage.augment_options import AugmentStep, require_fitting
 from storage.errors import RecipeError
+from storage.feature_options import StoredFeature
 from storage.options import STD, TRAIN, Codec, Keep, LabelOptions, Layout, Selection, Task
 
 STATISTICS: Final = ("max_logit", "logit_mean", "logit_std", "squares")
@@ -26,12 +27,13 @@ FORMAT_VERSION = 2
 VIEWS_FORMAT_VERSION = 3
 """The format of sets with views, whose inputs mean nothing to readers that do not augment them."""
 STD_FORMAT_VERSION = 4
-"""The format of sets with a rest at `std`, where older readers expect numbers."""
+"""The format of sets with a rest at `std`, where older readers expect numbers, or with features."""
 NEWEST_FORMAT_VERSION = STD_FORMAT_VERSION
 """What this code reads. Readers refuse a newer one."""
 
 
 _VIEWS: Final = ("views", "augment")
+_FEATURES: Final = "features"
 
 
 class StoredModel(BaseModel):
@@ -67,6 +69,7 @@ class LabelSetSpec(StoredModel):
         views: rows of each training sample.
         augment: the steps that make the inputs of a training row from those that are stored, by
             its seed; empty where the models get them as they are.
+        features: what is kept of the teacher's inside, of each training row.
     """
 
     format_version: int = FORMAT_VERSION
@@ -85,14 +88,14 @@ class LabelSetSpec(StoredModel):
     positions_per_row_group: PositiveInt
     views: PositiveInt = 1
     augment: tuple[AugmentStep, ...] = ()
+    features: tuple[StoredFeature, ...] = ()
 
     @model_serializer(mode="wrap")
-    def _without_empty_views(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Where there are no views nothing is said of them, as before there were any."""
+    def _without_what_is_rare(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of views and features nothing is said where there are none, as before there were any."""
+        left_out = (*(() if self.augment else _VIEWS), *(() if self.features else (_FEATURES,)))
         content: dict[str, Any] = dump(self)
-        if not self.augment:
-            content = {key: value for key, value in content.items() if key not in _VIEWS}
-        return content
+        return {key: value for key, value in content.items() if key not in left_out}
 
     def has_views(self, split: str) -> bool:
         """Whether the rows of a split hold views, by their seeds."""
@@ -101,6 +104,11 @@ class LabelSetSpec(StoredModel):
     def augment_of(self, split: str) -> tuple[AugmentStep, ...]:
         """The steps that make the inputs of a split's rows from those that are stored."""
         return self.augment if self.has_views(split) else ()
+
+    def features_of(self, split: str) -> dict[str, StoredFeature]:
+        """What is kept of the teacher's inside, by the names of the columns; of training rows."""
+        stored = self.features if split == TRAIN else ()
+        return {entry.column: entry for entry in stored}
 
     @property
     def temperature(self) -> float:
@@ -200,11 +208,12 @@ def spec_of(
         positions_per_row_group=options.positions_per_row_group,
         views=form.views,
         augment=form.augment,
+        features=options.features,
     )
 
 
 def _format_version(form: CorpusForm, options: LabelOptions) -> int:
     """The oldest one that has all that is asked for."""
-    if STD in options.temperatures:
+    if STD in options.temperatures or options.features:
         return STD_FORMAT_VERSION
     return VIEWS_FORMAT_VERSION if form.augment else FORMAT_VERSION

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from storage import layout, schema
 from storage.errors import IntegrityError, SoftlabelError
 from storage.faults import Fault, problem_of
+from storage.features import FEATURE_COLUMN
 from storage.legality import illegal
 from storage.quarantine import read_quarantine
 from storage.reader import LabelSet
@@ -69,6 +70,7 @@ def verify_shard(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> Iterat
 
 def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None:
     labels.check(shard)
+    _require_shapes(labels, shard)
     selection = labels.spec.selections.get(shard.split)
     if selection is None:
         raise IntegrityError(f"the specification has no split {shard.split!r}")
@@ -93,6 +95,17 @@ def _require_legal(labels: LabelSet, shard: ShardRecord, ids: SampleIds) -> None
         raise IntegrityError(
             f"it holds the samples {said}, its record says {shard.first_id!r} to {shard.last_id!r}"
         )
+
+
+def _require_shapes(labels: LabelSet, shard: ShardRecord) -> None:
+    """Refuse features that have another shape than those of the first shard."""
+    if not labels.spec.features_of(shard.split) or not shard.rows:
+        return
+    first = labels.feature_shapes()
+    for name, shape in labels.shapes_in(shard).items():
+        expected = first.get(name.removeprefix(FEATURE_COLUMN))
+        if shape != expected:
+            raise IntegrityError(f"{name} has the shape {shape}, in the first shard {expected}")
 
 
 def _names(content: Mapping[str, Column]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +18,19 @@ from numpy.typing import NDArray
 from storage import entries, layout, schema
 from storage.codebook import Codebook
 from storage.encoding import EncodedRows, encode
+from storage.feature_columns import numbers_of_samples
+from storage.features import FEATURE_COLUMN
 from storage.files import Folder
 from storage.identity import canonical_json, digest_of_bytes, digest_of_digests
 from storage.options import Layout
 from storage.quarantine import BadSample, write_quarantine
 from storage.records import ShardRecord, write_record
-from storage.rows import Ragged, Rows, num_rows
+from storage.rows import Ragged, Rows, lengths_of, num_rows
 from storage.spec import LabelSetSpec
 from storage.tables import digest_of_table
 
+FEATURE_BYTES_PER_ROW_GROUP: Final = 16 << 20
+"""So that what is read at once stays small however large features are."""
 _ZSTD_LEVEL = {Layout.PLAIN: 3, Layout.FAST: 3, Layout.COMPACT: 5}
 
 
@@ -114,7 +118,7 @@ def encode_shard(
         raise ValueError(f"expected {plan.rows} samples, got {count} rows and {len(bad)} bad ones")
     positions_B = _positions(rows) if count else np.empty(0, np.int64)
     encoded = encode(rows, spec, plan.split) if count else _without_rows(spec, plan.split)
-    groups = row_groups(positions_B, spec.positions_per_row_group)
+    groups = groups_of(rows, spec, plan.split) if count else []
     content = parquet_bytes(encoded, groups, spec, plan.split)
     content_digest = _content_digest(encoded, groups)
     ids = encoded.table.column(schema.SAMPLE_ID)
@@ -159,6 +163,23 @@ def commit_shard(folder: Folder, shard: EncodedShard) -> ShardRecord:
 
 def _without_rows(spec: LabelSetSpec, split: str) -> EncodedRows:
     return EncodedRows(schema.arrow_schema(spec, split).empty_table(), Codebook())
+
+
+def groups_of(rows: Rows, spec: LabelSetSpec, split: str) -> list[int]:
+    """Rows of each row group: at most so many positions, and so many bytes of features."""
+    positions_B = _positions(rows)
+    limit = spec.positions_per_row_group
+    features = spec.features_of(split)
+    if features:
+        bytes_B = sum(
+            numbers_of_samples(rows[name], lengths_of(rows)) * feature.numbers.itemsize
+            for name, feature in features.items()
+        )
+        # A sample counts by the limit of which it takes the larger share.
+        most_bytes = FEATURE_BYTES_PER_ROW_GROUP
+        positions_B = np.maximum(positions_B * most_bytes, bytes_B * limit)
+        limit *= most_bytes
+    return row_groups(positions_B, limit)
 
 
 def row_groups(positions_B: NDArray[np.int64], limit: int) -> list[int]:
@@ -236,7 +257,7 @@ def _split_columns(table_schema: pa.Schema, stored: set[str]) -> list[str]:
     return [
         _path(field)
         for field in table_schema
-        if field.name in {*stored, schema.REST}
+        if (field.name in {*stored, schema.REST} or field.name.startswith(FEATURE_COLUMN))
         and pa.types.is_list(field.type)
         and field.type.value_type.byte_width > 1
         and not pa.types.is_float16(field.type.value_type)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from storage import schema
 from storage.augment_options import AugmentStep
 from storage.corpus import positions_of
+from storage.features import FEATURE_COLUMN
 from storage.options import AnyTemperature
 from storage.rows import INPUT, Array, Column, Ragged, Rows, lengths_of, num_rows
 from tasks.nn.batch import Batch
@@ -71,6 +73,7 @@ def collate(
         temperatures=tuple(temperatures),
         sample_ids=list(_samples(rows)),
         drawn_at=drawn_at,
+        features=_features(rows, lengths_B, input_length),
         std_P=_positions(rows[schema.STD], length, 1.0) if schema.STD in rows else None,
     )
 
@@ -112,6 +115,31 @@ def _input(column: Column, length: int | None) -> Tensor:
         column = column.padded(length, 0)
     tensor = _tensor(column)
     return tensor.float() if tensor.is_floating_point() else tensor.long()
+
+
+def _features(
+    rows: Rows, lengths_B: NDArray[np.int64] | None, length: int | None
+) -> dict[str, Tensor]:
+    """Stored features by name, float32; padded with zeros, as the inputs are if it is by token."""
+    found = {}
+    for name, column in rows.items():
+        if not name.startswith(FEATURE_COLUMN):
+            continue
+        if isinstance(column, Ragged):
+            theirs = lengths_B is not None and np.array_equal(column.lengths_B, lengths_B)
+            longest = int(column.lengths_B.max(initial=0))
+            column = column.padded(length if theirs and length is not None else longest, 0)
+        elif column.ndim == 4 and length is not None:
+            column = _maps(column, length)
+        found[name.removeprefix(FEATURE_COLUMN)] = _tensor(column).float()
+    return found
+
+
+def _maps(map_BHNN: Array, length: int) -> Array:
+    """Maps of a batch whose longest sample may be shorter than the longest of its row group."""
+    cut = map_BHNN[:, :, :length, :length]
+    missing = length - cut.shape[3]
+    return np.pad(cut, ((0, 0), (0, 0), (0, missing), (0, missing))) if missing else cut
 
 
 def _tensor(values: Array) -> Tensor:

@@ -9,7 +9,7 @@ Shape letters: B samples, P positions of a batch, R those of them that are there
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from tasks.nn.batch import Batch
 from tasks.nn.memory import give_back_memory, is_out_of_memory
 from tasks.nn.positions import each_tensor, join
 from tasks.nn.reduction import Reduced, Reduction, reduce_logits
-from tasks.teachers import ReducingTeacher, Teacher
+from tasks.stored_features import Kept, kept_features
+from tasks.teachers import ObservableTeacher, ReducingTeacher, Teacher
 
 
 def reduction_of(spec: LabelSetSpec, split: str) -> Reduction:
@@ -36,17 +37,30 @@ def reduction_of(spec: LabelSetSpec, split: str) -> Reduction:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """What is kept of a batch.
+
+    Attributes:
+        reduced: of its positions that are there.
+        features: of its samples, by column.
+    """
+
+    reduced: Reduced
+    features: dict[str, Kept] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Pending:
     """A batch's results, which may still be on their way to the CPU."""
 
-    reduced: Reduced
+    passed: Passed
     arrived: torch.cuda.Event | None = None
 
-    def result(self) -> Reduced:
+    def result(self) -> Passed:
         """The results, all on the CPU."""
         if self.arrived is not None:
             self.arrived.synchronize()
-        return self.reduced
+        return self.passed
 
 
 class Forward:
@@ -71,14 +85,14 @@ class Forward:
             ModelError: the teacher fails, gives logits for other positions, or needs more memory
                 for a single sample than there is.
         """
-        reduced = self._within_memory(batch, reduction_of(self._spec, split))
+        passed = self._within_memory(batch, split)
         with self._effort.timed(Step.COPY):
-            return self._to_cpu(reduced)
+            return self._to_cpu(passed)
 
-    def _within_memory(self, batch: Batch, reduction: Reduction) -> Reduced:
+    def _within_memory(self, batch: Batch, split: str) -> Passed:
         if self._too_many is None or len(batch.mask_P) < self._too_many or batch.num_samples == 1:
             try:
-                return self._reduce(batch, reduction)
+                return self._pass(batch, split)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -94,18 +108,37 @@ class Forward:
         self.halved += 1
         middle = -(-batch.num_samples // 2)
         halves = (batch.part(0, middle), batch.part(middle, batch.num_samples))
-        return join([self._within_memory(half, reduction) for half in halves])
+        return join([self._within_memory(half, split) for half in halves])
 
-    def _reduce(self, batch: Batch, reduction: Reduction) -> Reduced:
+    def _pass(self, batch: Batch, split: str) -> Passed:
+        reduction = reduction_of(self._spec, split)
         label_P = batch.label_P if self._spec.has_label else None
         teacher = self._teacher
         if isinstance(teacher, ReducingTeacher):
             with self._effort.timed(Step.FORWARD):
                 reduced = teacher.reduced(batch.inputs, batch.real_P, label_P, reduction)
             if reduced is not None:
-                return reduced
+                return Passed(reduced)
         with self._effort.timed(Step.FORWARD):
-            logit_PC = teacher.logits(batch.inputs)
+            logit_PC, features = self._observed(batch, split)
+        return Passed(self._reduce(logit_PC, batch, label_P, reduction), features)
+
+    @torch.inference_mode()
+    def _observed(self, batch: Batch, split: str) -> tuple[Tensor, dict[str, Kept]]:
+        """The teacher's logits, and what is kept of its inside."""
+        wanted = self._spec.features_of(split)
+        teacher = self._teacher
+        if not wanted:
+            return teacher.logits(batch.inputs), {}
+        assert isinstance(teacher, ObservableTeacher)
+        names = [feature.feature for feature in wanted.values()]
+        logit_PC, found = teacher.observed(batch.inputs, names)
+        inputs = self._spec.inputs
+        return logit_PC, kept_features(teacher.module, batch, found, wanted, inputs)
+
+    def _reduce(
+        self, logit_PC: Tensor, batch: Batch, label_P: Tensor | None, reduction: Reduction
+    ) -> Reduced:
         if len(logit_PC) != len(batch.mask_P):
             raise ModelError(
                 f"teacher: expected logits for {len(batch.mask_P)} positions, got {len(logit_PC)}"
@@ -115,14 +148,15 @@ class Forward:
         with self._effort.timed(Step.TOP_K), torch.inference_mode():
             return reduce_logits(logit_PC, batch.real_P, label_P, reduction, keys_R)
 
-    def _to_cpu(self, reduced: Reduced) -> Pending:
-        if reduced.bad_R.device.type != "cuda":
-            return Pending(reduced)
+    def _to_cpu(self, passed: Passed) -> Pending:
+        device = passed.reduced.bad_R.device
+        if device.type != "cuda":
+            return Pending(passed)
         if self._copies is None:
-            self._copies = torch.cuda.Stream(reduced.bad_R.device)  # type: ignore[no-untyped-call]
-        self._copies.wait_stream(torch.cuda.current_stream(reduced.bad_R.device))
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copies.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._copies):
-            copied = each_tensor(reduced, self._copy)
+            copied = each_tensor(passed, self._copy)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(self._copies)
         return Pending(copied, arrived)

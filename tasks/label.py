@@ -42,7 +42,8 @@ from tasks.label_checks import (
 )
 from tasks.nn.batch import Batch
 from tasks.nn.fidelity import merge_fidelity
-from tasks.shard_labels import NOT_FINITE, BatchLabels, ShardLabels, assemble
+from tasks.shard_labels import BatchLabels, ShardLabels, assemble
+from tasks.stored_features import feature_columns
 from tasks.teachers import Teacher
 
 _BATCHES_AHEAD = 4
@@ -303,7 +304,8 @@ def _write(job: LabelJob, shard: _Shard, effort: Effort) -> ShardRecord:
 def _not_finite(shard: _Shard, labels: ShardLabels) -> list[BadSample]:
     ids = np.asarray(shard.rows[schema.SAMPLE_ID])
     return [
-        BadSample(int(shard.places[place]), str(ids[place]), NOT_FINITE) for place in labels.bad
+        BadSample(int(shard.places[place]), str(ids[place]), reason)
+        for place, reason in labels.bad.items()
     ]
 
 
@@ -326,8 +328,19 @@ def _labels(
     quarantine: bool,
 ) -> BatchLabels:
     """What came out of a batch of `rows`, once it has arrived and was looked over."""
-    lengths_B = batch.lengths_B.numpy()
-    part = BatchLabels(planned.places, pending.result(), batch.mask_P[batch.real_P], lengths_B)
+    passed, places = pending.result(), planned.places
+    inputs_B = lengths_of(rows)
+    features, odd_B = feature_columns(
+        passed.features, None if inputs_B is None else inputs_B[places]
+    )
+    part = BatchLabels(
+        places,
+        passed.reduced,
+        batch.mask_P[batch.real_P],
+        batch.lengths_B.numpy(),
+        features,
+        places[odd_B] if features else places[:0],
+    )
     require_padding(part, spec.num_classes)
     if not quarantine:
         require_finite(part, rows)

@@ -9,8 +9,8 @@ from storage.errors import DataError, ModelError, NotFiniteError
 from storage.quarantine import BadSample
 from storage.rows import Array, Rows, num_rows, take, values_of
 from storage.spec import LabelSetSpec
-from tasks.shard_labels import NOT_FINITE, BatchLabels
-from tasks.teachers import Teacher
+from tasks.shard_labels import BatchLabels
+from tasks.teachers import ObservableTeacher, Teacher
 
 _NAMED_IDS = 3
 _NAMED_CLASSES = 5
@@ -49,7 +49,7 @@ def set_aside(rows: Rows, start: int, *, quarantine: bool) -> tuple[Rows, Array,
 
 
 def require_teacher(teacher: Teacher, spec: LabelSetSpec) -> None:
-    """Refuse a teacher with other classes than the label set.
+    """Refuse a teacher with other classes than the label set, or whose inside cannot be seen.
 
     Raises:
         ModelError: with both numbers.
@@ -58,6 +58,11 @@ def require_teacher(teacher: Teacher, spec: LabelSetSpec) -> None:
         raise ModelError(
             f"teacher: it gives {teacher.num_classes} classes, {spec.teacher_classes} were "
             "expected from data.classes and its card"
+        )
+    if spec.features and not isinstance(teacher, ObservableTeacher):
+        raise ModelError(
+            "labels.features: this teacher cannot be looked into while it runs; expected one of "
+            "kind fit, torch or huggingface, or no features"
         )
 
 
@@ -79,18 +84,19 @@ def require_known_classes(rows: Rows, spec: LabelSetSpec) -> None:
 
 
 def require_finite(part: BatchLabels, rows: Rows) -> None:
-    """Refuse logits that are NaN or +inf, or -inf throughout.
+    """Refuse logits that are NaN or +inf, or -inf throughout; and features that are not finite.
 
     Raises:
         NotFiniteError: naming the first samples.
     """
-    bad = part.bad_places()
-    if not len(bad):
+    bad = part.bad()
+    if not bad:
         return
-    ids = np.asarray(rows[schema.SAMPLE_ID])[bad]
+    ids = np.asarray(rows[schema.SAMPLE_ID])[list(bad)]
     named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
+    reason = next(iter(bad.values()))
     raise NotFiniteError(
-        f"{NOT_FINITE} in {len(ids)} samples: {named}; look at these samples, or at the teacher's "
+        f"{reason} in {len(ids)} samples: {named}; look at these samples, or at the teacher's "
         "precision, or say labels.on_bad_sample: quarantine"
     )
 

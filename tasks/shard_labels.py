@@ -6,7 +6,7 @@ Shape letters: B samples of the shard, R positions of all of them, K kept classe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,17 @@ from torch import Tensor
 from storage import schema
 from storage.codec import round_trip
 from storage.entries import level_scale
+from storage.errors import ModelError
+from storage.features import FEATURE_COLUMN
 from storage.options import Keep
-from storage.rows import Array, Column, Ragged, Rows, num_rows, take
+from storage.rows import Array, Column, Ragged, Rows, concatenate, num_rows, take, values_of
 from storage.spec import LabelSetSpec
 from tasks.nn.fidelity import best_agrees, codec_kl, fidelity_record
 from tasks.nn.positions import join, some_rows
 from tasks.nn.reduction import Reduced
 
 NOT_FINITE = "the teacher's logits are NaN or infinite"
+FEATURES_NOT_FINITE = "the teacher's features are NaN or infinite"
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,25 @@ class BatchLabels:
         reduced: of its positions that are there, sample after sample, on the CPU.
         mask_R: the positions that count.
         lengths_B: how many positions each sample has.
+        features: of the samples, by column.
+        odd_places: the places of samples whose features are not finite.
     """
 
     places: NDArray[np.int64]
     reduced: Reduced
     mask_R: Tensor
     lengths_B: NDArray[np.int64]
+    features: dict[str, Column] = field(default_factory=dict)
+    odd_places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def bad_places(self) -> NDArray[np.int64]:
-        """The places of samples with a position whose logits are not finite."""
-        if not bool(self.reduced.bad_R.any()):
-            return np.empty(0, np.int64)
-        owner_R = np.repeat(self.places, self.lengths_B)
-        return np.unique(owner_R[self.reduced.bad_R.numpy()])
+    def bad(self) -> dict[int, str]:
+        """The places of samples with a position or a feature that is not finite, and the reason."""
+        found = dict.fromkeys(self.odd_places.tolist(), FEATURES_NOT_FINITE)
+        if bool(self.reduced.bad_R.any()):
+            owner_R = np.repeat(self.places, self.lengths_B)
+            places = np.unique(owner_R[self.reduced.bad_R.numpy()])
+            found |= dict.fromkeys(places.tolist(), NOT_FINITE)
+        return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,12 @@ class ShardLabels:
     Attributes:
         rows: the samples with their soft labels, without those that are bad.
         fidelity: of these.
-        bad: the places of samples whose logits are not finite.
+        bad: the places of samples that are left out, rising, and the reason.
     """
 
     rows: dict[str, Column]
     fidelity: dict[str, Any]
-    bad: NDArray[np.int64]
+    bad: dict[int, str]
 
 
 def assemble(
@@ -77,10 +86,11 @@ def assemble(
         spec: the form of the label set.
         split: what they belong to.
     """
-    bad = np.concatenate([part.bad_places() for part in parts])
+    bad = {place: reason for part in parts for place, reason in part.bad().items()}
     reduced, mask_R, lengths_B = _in_order(parts)
-    if len(bad):
-        good_B = ~np.isin(np.arange(num_rows(rows)), bad)
+    rows = {**rows, **_features_in_order(parts)}
+    if bad:
+        good_B = ~np.isin(np.arange(num_rows(rows)), list(bad))
         good_R = torch.from_numpy(np.repeat(good_B, lengths_B))
         reduced = some_rows(reduced, good_R.nonzero()[:, 0])
         mask_R, lengths_B = mask_R[good_R], lengths_B[good_B]
@@ -88,7 +98,8 @@ def assemble(
     columns = _columns(reduced, spec, split)
     many = schema.MASK in rows
     labelled = {name: Ragged(values, lengths_B) if many else values for name, values in columns}
-    return ShardLabels({**rows, **labelled}, _fidelity(reduced, mask_R, spec), np.sort(bad))
+    fidelity = _fidelity(reduced, mask_R, spec)
+    return ShardLabels({**rows, **labelled}, fidelity, dict(sorted(bad.items())))
 
 
 def _in_order(
@@ -104,6 +115,31 @@ def _in_order(
     back_B = np.argsort(order_B)
     index_R = torch.from_numpy(Ragged(np.arange(len(mask_R)), lengths_B).take(back_B).values_NW)
     return some_rows(reduced, index_R), mask_R[index_R], lengths_B[back_B]
+
+
+def _features_in_order(parts: Sequence[BatchLabels]) -> dict[str, Column]:
+    """The features of all samples in the order of the samples in their shard.
+
+    Raises:
+        ModelError: their width varies from batch to batch.
+    """
+    if not parts[0].features:
+        return {}
+    for name, column in parts[0].features.items():
+        widths = {_width(part.features[name]) for part in parts}
+        if len(widths) > 1:
+            raise ModelError(
+                f"labels.features: {name.removeprefix(FEATURE_COLUMN)} is {_width(column)} wide in "
+                f"one batch and {max(widths)} in another; say pool: mean, or leave it out"
+            )
+    order_B = np.concatenate([part.places for part in parts])
+    return take(concatenate([part.features for part in parts]), np.argsort(order_B))
+
+
+def _width(column: Column) -> tuple[int, ...]:
+    """The axes that all samples share: those of a vector, or the heads of maps."""
+    values = values_of(column)
+    return values.shape[1:2] if values.ndim == 4 else values.shape[1:]
 
 
 def _columns(reduced: Reduced, spec: LabelSetSpec, split: str) -> list[tuple[str, Array]]:

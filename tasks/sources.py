@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from storage import schema
 from storage.augment_options import AugmentStep
 from storage.corpus import ROWS_OF_GROUP, Corpus
+from storage.errors import RecipeError
+from storage.features import FEATURE_COLUMN
 from storage.options import AnyTemperature, Keep
 from storage.order import Order, SampleOrder
 from storage.reader import LabelSet
 from storage.rows import Rows
+from storage.spec import LabelSetSpec
 
 
 class Source(Protocol):
@@ -44,9 +48,21 @@ class Source(Protocol):
 
 
 class LabelSource:
-    """One split of a label set."""
+    """One split of a label set, with those of its stored features that are wanted."""
 
-    def __init__(self, labels: LabelSet, split: str) -> None:
+    def __init__(self, labels: LabelSet, split: str, features: Sequence[str] = ()) -> None:
+        """Look at what there is.
+
+        Args:
+            labels: the label set.
+            split: which split.
+            features: names of `storage.features`.
+
+        Raises:
+            MissingProductError: there is no such split.
+            RecipeError: a feature is not stored.
+        """
+        require_features(labels.spec, split, features)
         self.labels = labels
         self.spec = labels.spec
         self.split = split
@@ -60,7 +76,9 @@ class LabelSource:
         self.augment = labels.spec.augment_of(split)
         selection = labels.spec.selections[split]
         self.drawn_at = selection.temperature if selection.keep is Keep.SAMPLE else None
-        self.columns = [name for name in labels.columns(split) if name not in schema.STATISTICS]
+        unused = {*schema.STATISTICS, *labels.spec.features_of(split)}
+        unused -= {f"{FEATURE_COLUMN}{name}" for name in features}
+        self.columns = [name for name in labels.columns(split) if name not in unused]
 
     def read(self, group: int) -> Rows:
         """The rows of one row group, its shard's checksum having been checked."""
@@ -70,6 +88,21 @@ class LabelSource:
     def order(self, seed: int, window: int, *, shuffle: bool) -> Order:
         """The order of the samples."""
         return Order(self.digest, self.group_sizes, seed, window, shuffle)
+
+
+def require_features(spec: LabelSetSpec, split: str, names: Sequence[str]) -> None:
+    """Refuse features that a split does not hold.
+
+    Raises:
+        RecipeError: naming those that it holds.
+    """
+    stored = [feature.feature for feature in spec.features_of(split).values()]
+    for name in names:
+        if name not in stored:
+            raise RecipeError(
+                f"labels.features: the split {split} holds no {name}; it holds: "
+                f"{', '.join(stored) or 'none'}"
+            )
 
 
 class CorpusSource:

@@ -104,7 +104,28 @@ def _sample(row, split, spec, metadata):
     else:
         assert "view" not in row
         views = {}
-    return {"sample_id": row["sample_id"], "inputs": inputs, "positions": positions} | views
+    sample = {"sample_id": row["sample_id"], "inputs": inputs, "positions": positions} | views
+    if split == "train" and "features" in spec:
+        shapes = json.loads(metadata[b"softlabel.features"])
+        sample["features"] = {
+            f"feature.{asked['feature']}": _feature(row, asked, shapes, spec["layout"])
+            for asked in spec["features"]
+        }
+    return sample
+
+
+def _feature(row, asked, shapes, layout):
+    name = f"feature.{asked['feature']}"
+    values = row[name]
+    if layout != "plain":
+        code, size = {"float16": ("e", 2), "float32": ("f", 4)}[asked["dtype"]]
+        values = struct.unpack(f"<{len(values) // size}{code}", values)
+    shape = shapes[name]
+    known = int(np.prod([axis for axis in shape if axis is not None]))
+    length = len(values) // known
+    if shape.count(None) == 2:
+        length = round(length**0.5)
+    return np.array(values).reshape([length if axis is None else axis for axis in shape])
 
 
 _STATISTICS = ("max_logit", "logit_mean", "logit_std", "squares")
@@ -175,7 +196,7 @@ def _ids(text, selection, spec):
 
 
 def content_digest(table, groups, metadata):
-    keys = ("softlabel.levels", "softlabel.ids")
+    keys = ("softlabel.levels", "softlabel.ids", "softlabel.features")
     book = {key: metadata[key.encode()].decode() for key in keys if key.encode() in metadata}
     state = hashlib.sha256()
     for field, column in zip(table.schema, table.columns, strict=True):

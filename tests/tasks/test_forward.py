@@ -49,9 +49,9 @@ def test_halves_give_the_same_labels(error, keep):
     corpus = numbered_corpus({"train": 13})
     batch = collate(corpus.splits["train"], ())
     form = spec(corpus, keep=keep)
-    whole = Forward(TableTeacher(TABLE), form, Effort()).run(batch, "train").result()
+    whole = Forward(TableTeacher(TABLE), form, Effort()).run(batch, "train").result().reduced
     forward = Forward(Small(TABLE, 4, error), form, Effort())
-    halves = forward.run(batch, "train").result()
+    halves = forward.run(batch, "train").result().reduced
     assert forward.halved == 3
     for a, b in zip(tensors(whole), tensors(halves), strict=True):
         assert torch.equal(a, b)
@@ -92,7 +92,7 @@ def test_parts_of_a_batch_are_its_samples(stop, start):
 def test_positions_are_taken_from_everything():
     corpus = numbered_corpus({"train": 9})
     forward = Forward(TableTeacher(TABLE), spec(corpus, statistics=True), Effort())
-    reduced = forward.run(collate(corpus.splits["train"], ()), "train").result()
+    reduced = forward.run(collate(corpus.splits["train"], ()), "train").result().reduced
     order = torch.tensor([4, 0, 8])
     taken = some_rows(reduced, order)
     for a, b in zip(tensors(reduced), tensors(taken), strict=True):

@@ -12,7 +12,7 @@ from storage.spec import spec_of
 from tasks.collate import collate
 from tasks.effort import Effort
 from tasks.forward import Forward
-from tasks.shard_labels import BatchLabels, assemble
+from tasks.shard_labels import NOT_FINITE, BatchLabels, assemble
 from tests.tasks.toy import TableTeacher, block_corpus, random_table
 
 BLOCKS = [[1, 2, 3, 4, 5], [6], [0, 2, 4], [3, 3], [5, 6, 0, 1, 2, 3, 4]]
@@ -28,7 +28,7 @@ def labelled(orders, teacher=None, rows=ROWS):
         places = np.array(order)
         batch = collate(take(rows, places), ())
         lengths_B = batch.real_P.reshape(batch.num_samples, -1).sum(dim=1).numpy()
-        reduced = forward.run(batch, "train").result()
+        reduced = forward.run(batch, "train").result().reduced
         parts.append(BatchLabels(places, reduced, batch.mask_P[batch.real_P], lengths_B))
     return assemble(rows, parts, SPEC, "train")
 
@@ -51,7 +51,7 @@ def test_bad_samples_are_left_out_and_the_others_are_as_without_them():
 
     table = random_table(7, 3)
     found = labelled([[4, 0], [2, 1], [3]], Fragile(table))
-    assert found.bad.tolist() == [1, 4]
+    assert found.bad == {1: NOT_FINITE, 4: NOT_FINITE}
     good = np.array([0, 2, 3])
     expected = labelled([range(3)], TableTeacher(table), take(ROWS, good))
     assert digest_of_rows(found.rows) == digest_of_rows(expected.rows)
@@ -61,5 +61,5 @@ def test_bad_samples_are_left_out_and_the_others_are_as_without_them():
 def test_all_samples_may_be_bad():
     table = np.full((7, 3), np.nan, np.float32)
     found = labelled([[0, 1, 2], [4, 3]], TableTeacher(table))
-    assert found.bad.tolist() == list(range(5))
+    assert list(found.bad) == list(range(5))
     assert num_rows(found.rows) == 0
