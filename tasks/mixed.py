@@ -18,7 +18,7 @@ from storage import schema
 from storage.errors import RecipeError
 from storage.identity import Json, canonical_json, digest_of_bytes
 from storage.mixed_order import MixedOrder, mixing_pattern
-from storage.options import STD, TRAIN
+from storage.options import STD, TRAIN, Keep
 from storage.reader import LabelSet
 from storage.rows import Column, Ragged, Rows
 from storage.spec import InputSpec, LabelSetSpec
@@ -156,10 +156,17 @@ def _facts(source: LabelSource) -> dict[str, Any]:
         "the inputs": "; ".join(map(_input, spec.inputs)),
         "hard labels": "there" if spec.has_label else "not there",
         "the temperature of the logits": f"{spec.temperature:g}",
-        "draws": "none" if source.drawn_at is None else f"at temperature {source.drawn_at:g}",
+        "to be kept": _kept(source),
         "the steps that make views": [step.model_dump() for step in source.augment],
         "the columns": ", ".join(sorted({*source.columns} - {*_NOT_MIXED})),
     }
+
+
+def _kept(source: LabelSource) -> str:
+    if source.drawn_at is not None:
+        return f"draws at temperature {source.drawn_at:g}"
+    keep = source.labels.spec.selections[source.split].keep
+    return "all classes" if keep is Keep.ALL else "the best classes"
 
 
 def _input(spec: InputSpec) -> str:

@@ -168,7 +168,7 @@ def test_the_shares_of_a_recipe_leave_the_rest_to_the_own_set(own, other):
         ),
         (
             {"changes": {"keep": "sample", "draws": 9}},
-            "expected draws none .*, got at temperature 1",
+            "expected to be kept the best classes .*, got draws at temperature 1",
         ),
     ],
 )
