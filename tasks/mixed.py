@@ -50,7 +50,7 @@ class Mixed:
 
 
 def training_source(
-    labels: LabelSet, mixed: Sequence[Mixed], where: str
+    labels: LabelSet, mixed: Sequence[Mixed], where: str, features: Sequence[str] = ()
 ) -> LabelSource | MixedSource:
     """What a student learns from: its own training split, or that with others.
 
@@ -58,15 +58,16 @@ def training_source(
         labels: its own label set.
         mixed: the others; its own gives what their shares leave.
         where: the field of the recipe, for messages.
+        features: names of `storage.features` that are wanted of all.
 
     Raises:
         RecipeError: the sets do not go together.
     """
-    own = LabelSource(labels, TRAIN)
+    own = LabelSource(labels, TRAIN, features)
     if not mixed:
         return own
     shares = [one.share for one in mixed]
-    others = [LabelSource(one.labels, TRAIN) for one in mixed]
+    others = [LabelSource(one.labels, TRAIN, features) for one in mixed]
     return MixedSource([own, *others], [1 - sum(shares), *shares], where)
 
 

@@ -97,8 +97,9 @@ class Stream:
                 for size, batch in batches:
                     self.consumed += size
                     yield batch
-        except BaseException:  # given up, too
-            self.close()
+        except BaseException:  # given up half-way, too
+            if self.consumed < self.num_samples:
+                self.close()
             raise
         self.epoch += 1
         self.consumed = 0

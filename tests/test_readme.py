@@ -12,18 +12,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from storage.corpus import MemoryCorpus
 from storage.data_options import DataOptions
 from storage.files import Folder
-from storage.options import Keep
+from storage.options import Keep, LabelOptions, Task
+from storage.spec import CorpusForm, InputSpec
 from tasks.training_options import TrainingOptions
 from tests.storage.kinds import spec_of_kind, write_known_set
 from tests.storage.test_positions import softmax
+from tests.tasks.toy import label_set
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -159,6 +164,42 @@ def test_the_three_lines_of_the_readme_open_describe_and_decode_a_set(tmp_path, 
     printed = capsys.readouterr().out
     assert known.labels.digest in printed
     assert "train-0" in printed
+
+
+class Centres:
+    """A teacher of three classes: the sums of the first and the next few numbers, and 0."""
+
+    num_classes = 3
+
+    def logits(self, inputs):
+        (measured,) = inputs
+        return torch.stack([measured[:, :6].sum(1), measured[:, 6:].sum(1), 0 * measured[:, 0]], 1)
+
+
+@pytest.mark.parametrize(("what", "epochs"), [("optimizer.step()", 20), ("trainer.train()", 5)])
+def test_the_training_loops_of_the_readme_run(tmp_path, monkeypatch, capsys, what, epochs):
+    form = CorpusForm(
+        Task.CLASSIFICATION,
+        (InputSpec(name="measured", dtype="float32", shape=(13,)),),
+        True,
+        ("train",),
+    )
+    measured = np.random.default_rng(0).normal(0, 1, (40, 13)).astype(np.float32)
+    rows = {
+        "sample_id": np.array([f"wine-{n}" for n in range(40)], dtype=object),
+        "input.measured": measured,
+        "label": np.arange(40) % 3,
+    }
+    options = LabelOptions(keep="all", temperature=2.0, batch_size=16, positions_per_shard=20)
+    store = Folder.open(tmp_path / "store")
+    labels = label_set(store, MemoryCorpus(form, {"train": rows}), Centres(), options)
+    monkeypatch.setattr("softlabel.open_labels", lambda recipe: labels)
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in blocks("python") if what in block]
+    names: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    labels.close()
+    assert names["stream"].epoch * 40 + names["stream"].consumed == epochs * 40
 
 
 @pytest.mark.slow
