@@ -15,7 +15,6 @@ import os
 import pickle
 import signal
 import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -27,7 +26,7 @@ from typing import Final
 from storage.errors import StoreError, one_line
 from storage.order import Window
 from storage.rows import Rows, gather
-from tasks.children import how_it_ended, sendable
+from tasks.children import end_with_parent, how_it_ended, sendable
 from tasks.loader import WindowReader
 from tasks.passing import receive_rows, send_rows
 from tasks.sources import Source
@@ -131,7 +130,7 @@ def _run(connection: Connection, source: Source, paths: list[str]) -> None:
     """The child: read one window after another until the parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     sys.path[:] = paths
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     reader = WindowReader(source)
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -144,10 +143,3 @@ def _run(connection: Connection, source: Source, paths: list[str]) -> None:
             except BaseException as error:  # noqa: BLE001 - said to the parent, which raises it
                 connection.send(sendable(error, StoreError, "a process that reads the data"))
                 return
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

@@ -77,8 +77,7 @@ class Tracker:
     def _tell(self, **changes: int | str | bool) -> None:
         seconds = time.monotonic() - self._start
         self.progress = replace(self.progress, seconds=seconds, **changes)  # type: ignore[arg-type]
-        for listener in tuple(_listeners):
-            listener(self.progress)
+        _tell_listeners(self.progress)
 
 
 @contextlib.contextmanager
@@ -109,3 +108,27 @@ def listening(listener: Callable[[Progress], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextlib.contextmanager
+def relaying() -> Iterator[Callable[[Progress], None]]:
+    """Tell here what work in another process says of itself; at the end all of it has ended."""
+    known: dict[int, Progress] = {}
+
+    def tell(progress: Progress) -> None:
+        there = progress.number
+        number = known[there].number if there in known else next(_numbers)
+        known[there] = replace(progress, number=number)
+        _tell_listeners(known[there])
+
+    try:
+        yield tell
+    finally:
+        for progress in known.values():
+            if not progress.ended:
+                _tell_listeners(replace(progress, ended=True))
+
+
+def _tell_listeners(progress: Progress) -> None:
+    for listener in tuple(_listeners):
+        listener(progress)

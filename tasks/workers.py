@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -27,7 +26,7 @@ import torch
 from storage.errors import ModelError
 from storage.records import ShardRecord
 from storage.writer import ShardPlan
-from tasks.children import how_it_ended, sendable
+from tasks.children import end_with_parent, how_it_ended, sendable
 from tasks.effort import Effort
 from tasks.labeller import LabelRequest, Probe
 
@@ -238,7 +237,7 @@ class Workers:
     def _start(self, request: LabelRequest) -> _Worker:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_run, args=(theirs, request, list(sys.path), os.getpid()), daemon=True
+            target=_run, args=(theirs, request, list(sys.path)), daemon=True
         )
         process.start()
         theirs.close()
@@ -264,11 +263,11 @@ def _end(worker: _Worker) -> None:
         worker.connection.close()
 
 
-def _run(connection: Connection, request: LabelRequest, paths: list[str], parent: int) -> None:
+def _run(connection: Connection, request: LabelRequest, paths: list[str]) -> None:
     """The child: take shards until the parent ends it, and say what became of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
     sys.path[:] = paths
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent()
     lock = threading.Lock()
     spent = Effort()
 
@@ -303,9 +302,3 @@ def _run(connection: Connection, request: LabelRequest, paths: list[str], parent
         return
     except BaseException as error:  # noqa: BLE001 - said to the parent, which raises it
         say(_FAILED, sendable(error, ModelError, "the process of the teacher"))
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    os._exit(1)
