@@ -1,4 +1,4 @@
-"""What the process's environment must say before Prefect is imported.
+"""What the process's environment must say before Prefect and torch are imported.
 
 Prefect reads its settings and sets up logging while it is imported, so `prepare` comes first. It
 imports nothing but `os` and takes no time. A variable that is already set stays as it is: the
@@ -19,10 +19,12 @@ _DEFAULTS = {
     # A logger that is used outside of a run would warn on every line.
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_CLI_PROMPT": "false",
+    # A machine that trains with others and loses them says so in one line, and not in C++ traces.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 
 
 def prepare() -> None:
-    """Set the variables that keep Prefect quiet and private; call it before importing Prefect."""
+    """Set the variables that keep Prefect and torch quiet; call it before importing them."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)

@@ -31,6 +31,7 @@ from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, Tas
 from storage.targets import append_import_path
 from tasks.loss_needs import misfit
 from tasks.options import TEACHER, EvaluationOptions, StudentOptions
+from tasks.rendezvous_options import RendezvousOptions
 from tasks.teacher_options import TeacherChoice
 
 
@@ -58,8 +59,13 @@ class ExecutionOptions(Options):
     """The longest time for one batch of the teacher: then its process is killed, and the shard is
     tried again. None sets no limit."""
     retries: NonNegativeInt = 2
-    """How often a task is tried again after a failure of input or output, and a shard after its
-    process died or hung."""
+    """How often a task is tried again after a failure of input or output, and a shard or a training
+    after its process died or hung."""
+    rendezvous: RendezvousOptions | None = None
+    """Where several machines meet that train together; each runs the same command on one store."""
+    wait_seconds: Annotated[float, Field(ge=1)] = 1800.0
+    """How long processes that train together wait for each other, while they meet and at each step:
+    longer than validation or a checkpoint takes. One that hangs ends training after that."""
 
 
 class ScheduleOptions(Options):

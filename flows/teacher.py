@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from prefect import State, flow
 
 from flows import engine
 from flows.project import Project
+from flows.train_model import Made, train_model
 from flows.watch import end_with_parent
 from storage import layout
 from storage.cards import Card, find_card
@@ -86,7 +88,6 @@ def _make_one(project: Project, options: PlainTeacherOptions, where: str, *, for
 
     def make() -> Card:
         from tasks.checkpoints import clear_checkpoints
-        from tasks.device import pick_device
         from tasks.fit_teacher import fit_teacher
         from tasks.teach import import_teacher
 
@@ -95,11 +96,21 @@ def _make_one(project: Project, options: PlainTeacherOptions, where: str, *, for
             return import_teacher(store, options, folder, project.index.inputs, intent, where)
         if force:
             clear_checkpoints(store / layout.product(layout.TEACHERS, intent.fingerprint))
-        device = pick_device(project.recipe.execution.device)
-        corpus, classes = project.open_corpus(), project.num_classes
-        origin, names = project.origin(), project.data.class_names
-        return fit_teacher(
-            store, options, corpus, classes, intent, device, folder, where, origin, names
+        training = partial(
+            fit_teacher,
+            store,
+            options,
+            project.open_corpus(),
+            project.num_classes,
+            intent,
+            recipe_folder=folder,
+            where=where,
+            origin=project.origin(),
+            class_names=project.data.class_names,
+        )
+        processes = options.training.processes
+        return train_model(
+            project, training, Made(layout.TEACHERS, intent.fingerprint, where, processes)
         )
 
     return _run(project, make, where, options.kind)

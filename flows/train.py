@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 from prefect import State, flow
 
 from flows import engine
 from flows.project import Project
+from flows.train_model import Made, train_model
 from flows.watch import end_with_parent
 from storage import layout
 from storage.cards import Card
@@ -92,7 +94,6 @@ def _train(
     project: Project, name: str, labels: LabelSet, teacher: Card | None, *, force: bool
 ) -> Card:
     from tasks.checkpoints import clear_checkpoints
-    from tasks.device import pick_device
     from tasks.live_teacher import TeacherSource
     from tasks.students import train_student
 
@@ -100,7 +101,6 @@ def _train(
     if force:
         folder = project.store / layout.product(layout.STUDENTS, intent.fingerprint)
         clear_checkpoints(folder)
-    device = pick_device(project.recipe.execution.device)
     origin = project.origin(teacher.fingerprint if teacher else None, labels)
     options = project.recipe.students[name]
     live = None
@@ -108,20 +108,22 @@ def _train(
         card = project.require_card_of(name, teacher)
         said, recipe_folder = project.recipe.teacher, project.loaded.folder
         live = TeacherSource(project.store, card, said, recipe_folder, labels.spec.inputs)
+    training = partial(
+        train_student,
+        project.store,
+        name,
+        options,
+        labels,
+        intent,
+        recipe_folder=project.loaded.folder,
+        origin=origin,
+        teacher=live,
+        mixed=project.mixed_labels(name),
+    )
+    made = Made(layout.STUDENTS, intent.fingerprint, f"students.{name}", options.training.processes)
     return engine.run_task(
         "train-student",
-        lambda: train_student(
-            project.store,
-            name,
-            options,
-            labels,
-            intent,
-            device,
-            project.loaded.folder,
-            origin,
-            live,
-            project.mixed_labels(name),
-        ),
+        lambda: train_model(project, training, made),
         project.recipe.execution,
         f"student-{name}",
     )

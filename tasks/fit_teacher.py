@@ -22,6 +22,7 @@ from tasks.intents import Intent
 from tasks.lineage import LINEAGE, NOBODY, Origin, lineage
 from tasks.loss_options import LossOptions
 from tasks.nn.models import num_parameters
+from tasks.nn.ranks import Ranks
 from tasks.options import TEACHER
 from tasks.sources import CorpusSource
 from tasks.student_files import files_of_model
@@ -40,10 +41,12 @@ def fit_teacher(
     where: str = TEACHER,
     origin: Origin = NOBODY,
     class_names: Sequence[str] | None = None,
-) -> Card:
+    ranks: Ranks | None = None,
+) -> Card | None:
     """Fit a teacher on the hard labels of the training split, and keep it.
 
-    Its card says how well it does on the validation split, where there is one.
+    Its card says how well it does on the validation split, where there is one. Of several `ranks`
+    all call this; the first keeps it and returns the card, the others return None.
 
     Raises:
         NotFiniteError: its loss is NaN or infinite.
@@ -63,8 +66,10 @@ def fit_teacher(
         recipe_folder=recipe_folder,
     )
     started = time.monotonic()
-    fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device)
+    fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device, ranks)
     seconds = time.monotonic() - started
+    if ranks is not None and ranks.rank > 0:
+        return None
     files = files_of_model(fitted.model, class_names, origin.tokenizer, f"{where}.model")
     weights = files[layout.WEIGHTS]
     figures: dict[str, Any] = {}

@@ -28,6 +28,7 @@ from tasks.loss_needs import misfit
 from tasks.mixed import Mixed, training_source
 from tasks.models import ModelForm, load_model
 from tasks.nn.models import num_parameters
+from tasks.nn.ranks import Ranks
 from tasks.options import StudentOptions
 from tasks.sources import LabelSource
 from tasks.student_files import files_of_student, int8_variant
@@ -44,7 +45,8 @@ def train_student(
     origin: Origin = NOBODY,
     teacher: TeacherSource | None = None,
     mixed: Sequence[Mixed] = (),
-) -> Card:
+    ranks: Ranks | None = None,
+) -> Card | None:
     """Train a student from the shards, and keep its weights, ONNX file, history and card.
 
     A Hugging Face student's folder is one that `from_pretrained` loads.
@@ -60,6 +62,10 @@ def train_student(
         origin: where the labels come from, for its card.
         teacher: its teacher, where `options.needs_teacher`.
         mixed: further label sets that it learns from.
+        ranks: the processes that train it together, all of which call this; by default this one.
+
+    Returns:
+        Its card; None on all ranks but the first, which alone keeps anything.
 
     Raises:
         RecipeError: it needs what the label set does not hold.
@@ -90,8 +96,10 @@ def train_student(
         ),
     )
     started = time.monotonic()
-    fitted = fit(job, source, validation, folder, device)
+    fitted = fit(job, source, validation, folder, device, ranks)
     seconds = time.monotonic() - started
+    if ranks is not None and ranks.rank > 0:
+        return None
     files = files_of_student(fitted.model, labels, origin.tokenizer, f"{where}.model")
     made: dict[str, Any] = {}
     if options.export.int8:

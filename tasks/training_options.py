@@ -19,7 +19,7 @@ from tasks.optimizer_options import OptimizerName, require_arguments
 
 # How, and not what, is computed: the weights are the same within rounding.
 _NO_IDENTITY: Final = (
-    "checkpoint_seconds", "micro_batch_size", "compile", "tensorboard", "workers",
+    "checkpoint_seconds", "micro_batch_size", "compile", "tensorboard", "workers", "processes",
 )  # fmt: skip
 # Left out where nothing is said, so that what is asked for stays short to read.
 _ONLY_IF_SAID: Final = (
@@ -98,6 +98,9 @@ class TrainingOptions(Options):
     seed: NonNegativeInt = 0
     window: PositiveInt = 16
     """Row groups that are shuffled together."""
+    processes: PositiveInt = 1
+    """Processes on each machine that train together, each on its part of every batch; on CUDA one
+    for each device."""
     workers: NonNegativeInt = 0
     """Processes that read ahead, for each that trains; 0 reads in a thread, which is enough unless
     steps are very short."""
