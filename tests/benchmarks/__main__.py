@@ -22,6 +22,7 @@ BENCHMARKS = (
     "padding",
     "label_stage",
     "inside",
+    "checkpoints",
 )
 
 

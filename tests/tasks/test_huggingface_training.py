@@ -3,6 +3,7 @@
 BERT's dropout draws at every step.
 """
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from tasks.fit import FitJob, fit
 from tasks.huggingface_options import HuggingFaceModelOptions
 from tasks.loss_options import LossOptions
 from tasks.sources import CorpusSource
-from tasks.training_options import TrainingOptions
+from tasks.training_options import PhaseOptions, TrainingOptions
 from tasks.weights import untied
 from tests.tasks.hf_models import BERT, VOCABULARY, WORDS, save_model
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted
@@ -86,6 +87,31 @@ def test_interrupted_equals_uninterrupted(tmp_path, changes):
         return outcome(interrupted(job(tmp_path, **changes), (source, None), folder, stops))
 
     assert_interrupted_equals_uninterrupted(run, [(1,), (4,), (3, 6)])
+
+
+def test_with_all_that_training_offers_interrupted_equals_uninterrupted(tmp_path):
+    save_model(tmp_path / "saved", "BertForMaskedLM", **BERT)
+    source = CorpusSource(text_corpus(TEXTS), "train")
+    changes = {
+        "micro_batch_size": 3,
+        "precision": "bfloat16",
+        "keep": "best",
+        "optimizer": "muon",
+        "frozen": ("*embeddings*",),
+        "phases": (PhaseOptions(epochs=1), PhaseOptions(epochs=1, learning_rate=0.002)),
+    }
+    the_job = dataclasses.replace(
+        job(tmp_path, model="saved", pretrained=True, config={}),
+        training=TRAINING.model_copy(update=changes),
+    )
+    folders = iter(range(100))
+
+    def run(stops):
+        folder = Folder.open(tmp_path / f"run-{next(folders)}")
+        fitted = interrupted(the_job, (source, source), folder, stops)
+        return outcome(fitted), fitted.details
+
+    assert_interrupted_equals_uninterrupted(run, [(3,), (4, 5)])
 
 
 def test_a_pretrained_model_learns(tmp_path):
