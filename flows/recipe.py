@@ -30,7 +30,7 @@ from storage.errors import RecipeError, one_line
 from storage.options import TRAIN, DataOptions, LabelOptions, Name, Options, Task, built
 from storage.targets import append_import_path
 from tasks.loss_needs import misfit
-from tasks.options import TEACHER, EvaluationOptions, StudentOptions
+from tasks.options import TEACHER, EvaluationOptions, StudentOptions, stored_misfit
 from tasks.rendezvous_options import RendezvousOptions
 from tasks.teacher_options import TeacherChoice
 
@@ -131,7 +131,10 @@ class Recipe(Options):
                 raise ValueError(f"{where}.{field}.{fault}")
 
     def _require_visible_teacher(self, where: str, student: StudentOptions) -> None:
-        """What is asked of the teacher itself, beside its logits, its kind can give."""
+        """What a student takes from inside its teacher is stored, or its teacher shows it."""
+        lacking = stored_misfit(student, self.labels.features)
+        if lacking is not None:
+            raise ValueError(f"{where}.{lacking}")
         kind = self.teacher.kind
         if student.needs_teacher and kind in ("onnx", "ensemble"):
             said = "teacher: live" if student.teacher == "live" else "initialise"
@@ -327,12 +330,16 @@ def _path(error: Any, raw: Any) -> tuple[list[str], Any]:
     for position, part in enumerate(location):
         if part == "[key]":
             return path[:-1], path[-1]
-        if part in place if isinstance(place, dict) else isinstance(place, list):
+        if part in place if isinstance(place, dict) else _is_place(place, part):
             place = place[part]
         elif position + 1 < len(location) or error["type"] not in _ABSENT:
             continue
         path.append(str(part))
     return path, place
+
+
+def _is_place(place: Any, part: int | str) -> bool:
+    return isinstance(place, list) and isinstance(part, int)
 
 
 def _suggestion(path: Sequence[str]) -> str:

@@ -66,9 +66,11 @@ class TeacherSource:
             RecipeError: it is of a kind that cannot be looked into.
             IntegrityError: its weights are no longer those of the card.
         """
-        teacher = load_teacher(
-            self.store, self.card, self.options, self.folder, self.inputs, device
-        )
+        # A model draws its first weights before it is filled: the student's must not depend on it.
+        with torch.random.fork_rng(devices=[]):
+            teacher = load_teacher(
+                self.store, self.card, self.options, self.folder, self.inputs, device
+            )
         if not isinstance(teacher, ObservableTeacher):
             raise RecipeError(f"teacher: a teacher of kind {self.options.kind} shows no inside")
         return LiveTeacher(teacher)

@@ -61,7 +61,7 @@ def training_source(
         features: names of `storage.features` that are wanted of all.
 
     Raises:
-        RecipeError: the sets do not go together.
+        RecipeError: the sets do not go together, or lack a feature.
     """
     own = LabelSource(labels, TRAIN, features)
     if not mixed:

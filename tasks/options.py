@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from storage.feature_options import StoredFeature
 from storage.identity import Json
 from storage.options import Options, SplitName
-from tasks.feature_options import InitialiseOptions, MatchOptions
+from tasks.feature_options import InitialiseOptions, MatchOptions, wanted_features
 from tasks.loss_options import LossOptions
 from tasks.model_options import ModelOptions
 from tasks.training_options import TrainingOptions
@@ -77,6 +79,11 @@ class StudentOptions(Options):
         return ({"loss": self.loss} if used else {}) | said
 
     @property
+    def stored_features(self) -> tuple[str, ...]:
+        """What it needs of the teacher's inside from the label set."""
+        return () if self.teacher == "live" else wanted_features(self.matches)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the teacher itself has to be there."""
         return self.teacher == "live" or self.initialise is not None
@@ -135,6 +142,27 @@ class StudentOptions(Options):
                 "teacher is asked of it"
             )
         return self
+
+
+def stored_misfit(student: StudentOptions, stored: Sequence[StoredFeature]) -> str | None:
+    """What a student compares that is not among the features that are stored, in words."""
+    by_name = {entry.feature: entry for entry in stored}
+    for match in student.matches if student.teacher == "stored" else ():
+        if match.layers == "uniform":
+            return "match: uniform layers need teacher: live; or write the layers out"
+        for name in wanted_features([match]):
+            if name not in by_name:
+                return (
+                    f"match: {name} is not stored ({', '.join(by_name) or 'no features are'}); add "
+                    f"{{feature: {name}}} to labels.features, or say teacher: live"
+                )
+            pool = by_name[name].pool
+            if pool is not match.pool:
+                return (
+                    f"match: {name} is stored with pool: {pool}, expected the same, got "
+                    f"{match.pool}"
+                )
+    return None
 
 
 class EvaluationOptions(Options):

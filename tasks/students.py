@@ -29,7 +29,7 @@ from tasks.mixed import Mixed, training_source
 from tasks.models import ModelForm, load_model
 from tasks.nn.models import num_parameters
 from tasks.nn.ranks import Ranks
-from tasks.options import StudentOptions
+from tasks.options import StudentOptions, stored_misfit
 from tasks.sources import LabelSource
 from tasks.student_files import files_of_student, int8_variant
 
@@ -73,7 +73,8 @@ def train_student(
         NotFiniteError: its loss is NaN or infinite.
     """
     where = f"students.{name}"
-    source = training_source(labels, mixed, f"{where}.mix")
+    require_features(options, labels.spec, where)
+    source = training_source(labels, mixed, f"{where}.mix", options.stored_features)
     require_labels(options, source.spec, where)
     folder = store / layout.product(layout.STUDENTS, intent.fingerprint)
     validation = LabelSource(labels, VALIDATION) if VALIDATION in labels.splits else None
@@ -158,3 +159,14 @@ def require_labels(options: StudentOptions, spec: LabelSetSpec, where: str) -> N
         )
         if fault is not None:
             raise RecipeError(f"{where}.{field}.{fault}")
+
+
+def require_features(options: StudentOptions, spec: LabelSetSpec, where: str) -> None:
+    """Refuse to compare a student with what the label set does not hold.
+
+    Raises:
+        RecipeError: it lacks a feature, or holds it pooled in another way.
+    """
+    lacking = stored_misfit(options, spec.features)
+    if lacking is not None:
+        raise RecipeError(f"{where}.{lacking}")

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import MissingProductError
@@ -29,7 +30,14 @@ def recipe(**students):
     return blobs_recipe(
         data=DATA,
         teacher={"kind": "fit", "model": MODEL, "training": TRAINING},
-        labels={"k": 2, "positions_per_shard": 64, "positions_per_row_group": 16},
+        labels={
+            "k": 2,
+            "positions_per_shard": 64,
+            "positions_per_row_group": 16,
+            "features": [
+                {"feature": name, "dtype": "float32"} for name in ("hidden.-1", "attention.2")
+            ],
+        },
         students={
             name: {"model": MODEL | {"layers": 1, "width": 8}, "training": TRAINING} | said
             for name, said in students.items()
@@ -37,15 +45,28 @@ def recipe(**students):
     )
 
 
-def test_a_live_teacher_and_its_weights(workspace):
+def history(folder):
+    return pq.read_table(folder / "history.parquet").to_pylist()
+
+
+def test_a_live_teacher_stored_features_and_weights_to_begin_with(workspace):
     begun = {"model": MODEL | {"layers": 1}, "initialise": {"from": "teacher", "layers": [2]}}
-    workspace.write_recipe(recipe(live={"match": MATCH, "teacher": "live"}, begun=begun))
+    live, stored = {"match": MATCH, "teacher": "live"}, {"match": MATCH}
+    workspace.write_recipe(recipe(live=live, begun=begun, stored=stored))
     stages = workspace.run()
     teacher = json.loads((workspace.only("teachers") / "card.json").read_text())["details"]
-    for name, row in stages["train"]["students"].items():
-        folder = workspace.store / "students" / row["fingerprint"]
+    folders = {
+        name: workspace.store / "students" / row["fingerprint"]
+        for name, row in stages["train"]["students"].items()
+    }
+    for name, folder in folders.items():
         card = json.loads((folder / "card.json").read_text())
-        assert card["intent"]["teacher_weights"] == teacher["weights_digest"], name
+        known = None if name == "stored" else teacher["weights_digest"]
+        assert card["intent"].get("teacher_weights") == known, name
+    columns = ("loss", "matched.cosine.hidden.-1", "matched.ce.attention.1.attention.2")
+    for asked, held in zip(*(history(folders[name]) for name in ("live", "stored")), strict=True):
+        for column in columns:
+            assert held[column] == pytest.approx(asked[column], rel=1e-4), column
     again = workspace.run()
     assert again["train"]["status"] == again["evaluate"]["status"] == "cached"
     # What is finished needs no teacher; another student like it does.

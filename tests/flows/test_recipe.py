@@ -281,6 +281,18 @@ def test_a_wrong_override_is_refused(path, override, words):
             "students.small.training.phases=[{epochs: 6, loss: {temperature: 3}}]",
             ["training.phases.0.loss.temperature: expected one of the stored temperatures"],
         ),
+        # What is inside a teacher
+        (
+            "students.small.match=[{teacher: hidden.1}]",
+            ["students.small.match: hidden.1 is not stored", "or say teacher: live"],
+        ),
+        (
+            "students.small.match=[{teacher: layer.1}]",
+            ["students.small.match.0.teacher: expected text that matches the pattern"],
+        ),
+        ("students.small.match=[{kind: hidden}]", ["expected teacher: <feature>, or kind: and"]),
+        ("students.small.teacher=live", ["students.small: teacher: live needs a match"]),
+        ("students.small.initialise={layers: [0]}", ["students.small.initialise.layers"]),
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),
         ("students.small.loss={soft_weight: 0, hard_weight: 0}", ["loss: ", "nothing to learn"]),
@@ -302,6 +314,18 @@ def test_a_wrong_override_is_refused(path, override, words):
 def test_a_wrong_recipe_is_refused_in_one_line(path, override, words):
     with refused(RecipeError, str(path), *words):
         load(path, override)
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ("{match: [{teacher: hidden.1}], teacher: live, model: {kind: mlp}}", "teacher: live"),
+        ("{initialise: {from: teacher}, model: {kind: mlp}}", "initialise"),
+    ],
+)
+def test_some_teachers_cannot_be_looked_into(path, student, said):
+    with refused(RecipeError, f"students.other: {said} needs a teacher that can be", "got onnx"):
+        load(path, "teacher={kind: onnx, path: teacher.onnx}", f"students.other={student}")
 
 
 def test_several_faults_are_several_lines(path):

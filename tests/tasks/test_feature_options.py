@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from storage.errors import RecipeError
+from storage.feature_options import StoredFeature
 from tasks.feature_options import (
     InitialiseOptions,
     MatchOptions,
@@ -11,7 +12,7 @@ from tasks.feature_options import (
     uniform_layers,
     wanted_features,
 )
-from tasks.options import StudentOptions
+from tasks.options import StudentOptions, stored_misfit
 
 MLP = {"kind": "mlp"}
 
@@ -134,3 +135,40 @@ def test_layers_to_begin_with_are_counted_from_1():
 def test_what_is_looked_into_is_not_compiled():
     with pytest.raises(ValidationError, match=r"training\.compile: expected false with a match"):
         StudentOptions(model=MLP, match=[{"teacher": "hidden.1"}], training={"compile": True})
+
+
+@pytest.mark.parametrize(
+    ("match", "features", "expected"),
+    [
+        ({"teacher": "hidden.1"}, [{"feature": "hidden.1"}], None),
+        ({"teacher": "hidden.1", "pool": "mean"}, [{"feature": "hidden.1", "pool": "mean"}], None),
+        (
+            {"kind": "hidden", "layers": {1: 3}},
+            [{"feature": "hidden.1"}],
+            "match: hidden.3 is not stored (hidden.1); add {feature: hidden.3} to "
+            "labels.features, or say teacher: live",
+        ),
+        (
+            {"teacher": "hidden.1"},
+            [],
+            "match: hidden.1 is not stored (no features are); add {feature: hidden.1} to "
+            "labels.features, or say teacher: live",
+        ),
+        (
+            {"teacher": "hidden.1"},
+            [{"feature": "hidden.1", "pool": "mean"}],
+            "match: hidden.1 is stored with pool: mean, expected the same, got none",
+        ),
+        (
+            {"kind": "hidden", "layers": "uniform"},
+            [],
+            "match: uniform layers need teacher: live; or write the layers out",
+        ),
+    ],
+)
+def test_what_is_compared_is_stored(match, features, expected):
+    stored = [StoredFeature(**entry) for entry in features]
+    assert stored_misfit(StudentOptions(model=MLP, match=[match]), stored) == expected
+    live = StudentOptions(model=MLP, match=[match], teacher="live")
+    assert stored_misfit(live, stored) is None
+    assert live.stored_features == ()

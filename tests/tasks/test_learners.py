@@ -2,14 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from storage.cards import publish
+from storage.corpus import MemoryCorpus
 from storage.errors import ModelError, RecipeError
+from storage.feature_options import StoredFeature
 from storage.files import Folder
 from storage.identity import digest_of_bytes
 from storage.options import LabelOptions, Task
+from storage.rows import Ragged
+from storage.spec import CorpusForm
 from tasks.feature_options import InitialiseOptions, MatchOptions
 from tasks.fit import FitJob, fit
 from tasks.learners import Inside
@@ -64,11 +69,24 @@ class TableOfFirsts(TableTeacher):
 class Given:
     """Where a teacher comes from that is at hand."""
 
-    def __init__(self, options=TEACHER):
-        self.model = built(options, Task.CLASSIFICATION, (TOKENS, ATTENTION), seed=1)
+    def __init__(self, task=Task.CLASSIFICATION):
+        self.model = built(TEACHER, task, (TOKENS, ATTENTION), seed=1)
+        self.teacher = TorchTeacher(self.model, (TOKENS, ATTENTION), CPU, "teacher")
 
     def load(self, device):
-        return LiveTeacher(TorchTeacher(self.model, (TOKENS, ATTENTION), device, "teacher"))
+        return LiveTeacher(self.teacher)
+
+
+def texts_of(task):
+    """The texts, with a class each, or one of each token."""
+    corpus = text_corpus(TEXTS)
+    if task is Task.CLASSIFICATION:
+        return corpus
+    rows = dict(corpus.splits["train"])
+    tokens_NW = rows["input.tokens"]
+    rows["mask"] = Ragged(np.ones(len(tokens_NW.values_NW), np.bool_), tokens_NW.lengths_B)
+    rows["label"] = Ragged(tokens_NW.values_NW % 3, tokens_NW.lengths_B)
+    return MemoryCorpus(CorpusForm(task, (TOKENS, ATTENTION), True, ("train",)), {"train": rows})
 
 
 def job(inside, model=STUDENT, **changes):
@@ -143,6 +161,44 @@ def test_a_student_may_begin_with_its_teacher_and_learn_nothing(source, tmp_path
     fitted = fit(job(inside, TEACHER, training=training), source, None, Folder.open(tmp_path), CPU)
     for name, weight in teacher.model.body.state_dict().items():
         assert torch.equal(fitted.model.body.state_dict()[name], weight)
+
+
+STORED = (
+    MatchOptions(teacher="hidden.-1", loss="cosine"),
+    MatchOptions(kind="hidden", layers={0: 0, 1: 2}),
+    MatchOptions(teacher="hidden.4", student="hidden.2", pool="mean", weight=0.1),
+    MatchOptions(kind="attention", layers={1: 2}, heads="mean", loss="ce"),
+)
+
+
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.TAGGING])
+def test_stored_features_teach_what_a_live_teacher_does(store, tmp_path, task):
+    """Step by step, within the rounding of other batches."""
+    given = Given(task=task)
+    pools = {"hidden.4": "mean"}
+    names = ("hidden.-1", "hidden.0", "hidden.2", "hidden.4", "attention.2")
+    stored = [
+        StoredFeature(feature=name, dtype="float32", pool=pools.get(name, "none")) for name in names
+    ]
+    labels = label_set(
+        store,
+        texts_of(task),
+        given.teacher,
+        LabelOptions(k=2, batch_size=3, positions_per_shard=16, features=stored),
+    )
+    model = STUDENT.model_copy(update={"dropout": 0.0})
+    found = []
+    for live in (False, True):
+        source = LabelSource(labels, "train", () if live else names)
+        inside = Inside(STORED, live=live, teacher=given if live else None)
+        folder = Folder.open(tmp_path / str(live))
+        found.append(fit(job(inside, model, task=task), source, None, folder, CPU).history)
+    columns = [name for name in found[0][0] if name.startswith("matched.")]
+    assert len(columns) == 5
+    for held, asked in zip(*found, strict=True):
+        for name in (*columns, "loss"):
+            assert held[name] == pytest.approx(asked[name], rel=2e-4, abs=1e-6), name
+    labels.close()
 
 
 @pytest.mark.parametrize(
