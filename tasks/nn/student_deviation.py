@@ -8,6 +8,7 @@ Shape letters: P positions, C classes, R rows of a block, W the width of the out
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from tasks.nn.kept_log_probs import Logits
 from tasks.nn.projected import Projected
+from tasks.nn.threads import on_threads
 
 LEAST = 1e-3
 """What is taken for the deviation where it is smaller, as of a student that has learnt nothing yet:
 then it is no function of the logits."""
-_BLOCK_ELEMENTS = 1 << 20
+_CACHED_ELEMENTS = 1 << 18
+_DEVICE_ELEMENTS = 1 << 24
 
 
 def student_deviation(logits: Logits) -> Tensor:
@@ -55,9 +58,12 @@ class _Deviation(torch.autograd.Function):
     def forward(ctx: Any, logit_PC: Tensor) -> Tensor:
         dtype = torch.promote_types(logit_PC.dtype, torch.float32)
         found_P = torch.empty(len(logit_PC), dtype=dtype, device=logit_PC.device)
-        for rows in _row_blocks(logit_PC):
-            centred_RC, count_R1 = _centred(logit_PC[rows].to(dtype))
-            found_P[rows] = (centred_RC.square().sum(dim=1) / count_R1[:, 0]).sqrt()
+
+        def work(rows: slice, scratch_RC: Tensor) -> None:
+            count_R = _centre(logit_PC[rows], scratch_RC)
+            found_P[rows] = torch.linalg.vector_norm(scratch_RC, dim=1) / count_R.sqrt()
+
+        _by_rows(work, logit_PC, dtype)
         ctx.save_for_backward(logit_PC, found_P)
         return found_P
 
@@ -66,20 +72,49 @@ class _Deviation(torch.autograd.Function):
         logit_PC, found_P = ctx.saved_tensors
         slope_P = torch.where(found_P > 0, grad_P / found_P, 0.0)
         grad_PC = torch.empty_like(logit_PC)
-        for rows in _row_blocks(logit_PC):
-            centred_RC, count_R1 = _centred(logit_PC[rows].to(found_P.dtype))
-            grad_PC[rows] = (centred_RC * (slope_P[rows, None] / count_R1)).to(grad_PC.dtype)
+
+        def work(rows: slice, scratch_RC: Tensor) -> None:
+            count_R = _centre(logit_PC[rows], scratch_RC)
+            torch.mul(scratch_RC, (slope_P[rows] / count_R)[:, None], out=grad_PC[rows])
+
+        _by_rows(work, logit_PC, found_P.dtype)
         return grad_PC
 
 
-def _centred(logit_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows less the mean of their entries above -inf, 0 for the others; and how many those are."""
-    finite_RC = ~torch.isneginf(logit_RC)
-    count_R1 = finite_RC.sum(dim=1, keepdim=True).clamp(min=1)
-    mean_R1 = torch.where(finite_RC, logit_RC, 0.0).sum(dim=1, keepdim=True) / count_R1
-    return torch.where(finite_RC, logit_RC - mean_R1, 0.0), count_R1
+def _centre(logit_RC: Tensor, centred_RC: Tensor) -> Tensor:
+    """Write rows less the mean of their logits above -inf, 0 for the others.
+
+    Returns:
+        [R], how many are above -inf.
+    """
+    count_R = centred_RC.new_full((len(logit_RC),), logit_RC.shape[1])
+    mean_R1 = logit_RC.mean(dim=1, keepdim=True, dtype=centred_RC.dtype)
+    torch.sub(logit_RC, mean_R1, out=centred_RC)
+    if bool(torch.isneginf(mean_R1).any()):
+        masked_RC = torch.isneginf(logit_RC)
+        count_R = count_R - masked_RC.sum(dim=1)
+        centred_RC.copy_(logit_RC).masked_fill_(masked_RC, 0.0)
+        mean_R1 = centred_RC.sum(dim=1, keepdim=True) / count_R[:, None]
+        centred_RC.sub_(mean_R1).masked_fill_(masked_RC, 0.0)
+    return count_R
 
 
-def _row_blocks(logit_PC: Tensor) -> list[slice]:
-    size = max(1, _BLOCK_ELEMENTS // logit_PC.shape[1])
-    return [slice(start, start + size) for start in range(0, len(logit_PC), size)]
+def _by_rows(work: Callable[[slice, Tensor], None], logit_PC: Tensor, dtype: torch.dtype) -> None:
+    """Do `work` on blocks of rows and scratch as large, each in a core's cache."""
+    positions, classes = logit_PC.shape
+    on_cpu = logit_PC.device.type == "cpu"
+    size = max(1, (_CACHED_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // classes)
+    size = min(size, positions)
+
+    def run(starts: Iterator[int]) -> None:
+        scratch_RC = torch.empty(size, classes, dtype=dtype, device=logit_PC.device)
+        for start in starts:
+            rows = slice(start, min(start + size, positions))
+            work(rows, scratch_RC[: rows.stop - start])
+
+    starts = range(0, positions, max(size, 1))
+    if on_cpu and logit_PC.numel() > _CACHED_ELEMENTS:
+        on_threads(run, starts)
+    else:
+        with torch.autocast(logit_PC.device.type, enabled=False):
+            run(iter(starts))

@@ -23,8 +23,7 @@ BENCHMARKS = (
     "label_stage",
     "inside",
     "checkpoints",
-    "steps",
-    "sparse_dense",
+    "losses",
 )
 
 

@@ -7,12 +7,14 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import RecipeError
 from tasks.loss_options import LossOptions, SoftLoss, Tail
 from tasks.nn.losses import distillation_loss, soft_loss
+from tasks.nn.projected import Projected
 from tasks.nn.student_deviation import LEAST, student_deviation
 from tests.tasks import dense
 from tests.tasks.nn.loss_cases import (
@@ -69,7 +71,7 @@ def test_the_deviation_and_its_gradient_in_blocks(rows):
     logit_PC = torch.tensor(rows, dtype=torch.float64)
     expected_P = logit_PC.std(dim=1, correction=0).clamp(min=LEAST)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tasks.nn.student_deviation._BLOCK_ELEMENTS", 4)
+        patch.setattr("tasks.nn.student_deviation._CACHED_ELEMENTS", 4)
         torch.testing.assert_close(student_deviation(logit_PC), expected_P)
         spread_PC = (logit_PC + torch.tensor([0.0, 0.1, 0.3])).requires_grad_()
         assert torch.autograd.gradcheck(student_deviation, (spread_PC,))
@@ -192,3 +194,55 @@ def test_another_temperature_is_refused_with_the_stored_ones():
     for temperature, got in ((3.0, "3"), ("std", "std"), ([4.0, 7.0], "7")):
         with pytest.raises(RecipeError, match=rf"stored temperatures 4, 2\.5, 1, got {got}; add"):
             soft_loss(torch.randn(2, 4), batch, soft_only(temperature=temperature), done=1.0)
+
+
+# --- logits that are not made yet ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("temperature", ["std", FLSW, CWSM, [2.0, 0.5]])
+def test_from_the_output_layer_s_input_as_from_logits(temperature, bias):
+    torch.manual_seed(0)
+    hidden_PW, weight_CW, bias_C = torch.randn(4, 3), torch.randn(6, 3), torch.randn(6)
+    plain = batch_of(torch.randn(4, 6), torch.tensor([0, 1, 2, 3]), 6, TEMPERATURES)
+    batch = dataclasses.replace(
+        plain,
+        temperatures=(*TEMPERATURES, "std"),
+        rest_PT=torch.cat([plain.rest_PT, plain.rest_PT[:, :1]], dim=1),
+        std_P=torch.rand(4) + 0.5,
+    )
+    options = LossOptions(soft="jsd", temperature=temperature)
+
+    def found(made):
+        leaves = [part.clone().requires_grad_() for part in (hidden_PW, weight_CW, bias_C)]
+        logits = made(*leaves) if bias else made(*leaves[:2], None)
+        distillation_loss(logits, batch, options, done=0.7).total.backward()
+        return [part.grad for part in leaves[: 2 + bias]]
+
+    for got, wanted in zip(found(Projected), found(F.linear), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("temperature", ["std", FLSW, CWSM])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda_gives_the_loss_and_gradient_of_the_cpu(kind, temperature):
+    torch.manual_seed(0)
+    plain = batch_of(torch.randn(64, 50) * 3, torch.randint(0, 50, (64,)), 50, (2.0, 1.0))
+    batch = dataclasses.replace(
+        plain,
+        temperatures=(2.0, 1.0, "std"),
+        rest_PT=torch.full((64, 3), -torch.inf),
+        std_P=torch.rand(64) + 0.5,
+    )
+    student_PC = torch.randn(64, 50)
+    options = LossOptions(soft=kind, temperature=temperature)
+
+    def on(device):
+        moved = batch.to(torch.device(device))
+        return value_and_gradient(
+            lambda logits: distillation_loss(logits, moved, options).total, student_PC.to(device)
+        )
+
+    for cpu, cuda in zip(on("cpu"), on("cuda"), strict=True):
+        torch.testing.assert_close(cpu, cuda.cpu(), rtol=1e-4, atol=1e-6)
