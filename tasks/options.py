@@ -84,6 +84,14 @@ class StudentOptions(Options):
         return () if self.teacher == "live" else wanted_features(self.matches)
 
     @property
+    def last_loss(self) -> LossOptions:
+        """The loss of predictions of the last phase that has one."""
+        for phase in reversed(self.training.phases):
+            if phase.loss != "none":
+                return phase.loss or self.loss
+        return self.loss
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the teacher itself has to be there."""
         return self.teacher == "live" or self.initialise is not None

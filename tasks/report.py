@@ -140,12 +140,13 @@ def publish_report(
 
 
 def loss_facts(options: StudentOptions, temperature: float) -> dict[str, Any]:
-    """What the report says of a student's loss; `temperature` is that of the label set."""
-    said = options.loss.model_dump(mode="json")
+    """What the report says of the loss that a student ends with; `temperature` is the set's T."""
+    loss = options.last_loss
+    said = loss.model_dump(mode="json")
     facts = {name: said[name] for name in ("soft", "soft_weight", "temperature", "tail")}
     if facts["temperature"] is None:
         facts["temperature"] = temperature
-    identity = options.loss.identity()
+    identity = loss.identity()
     return facts | {name: identity[name] for name in ("beta", "alpha") if name in identity}
 
 

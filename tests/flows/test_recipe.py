@@ -265,6 +265,8 @@ def test_a_wrong_override_is_refused(path, override, words):
             "students.small.loss.temperature=[2, 3]",
             ["loss.temperature: expected one of the stored temperatures 2, 1", "got 3; add it"],
         ),
+        ("students.small.loss.temperature=[2, no]", ["loss.temperature.1: expected", "got False"]),
+        ("students.small.loss.temperature=[]", ["loss.temperature: expected at least 1 item"]),
         (
             "students.small.loss.temperature=std",
             ["loss.temperature: expected one of the stored temperatures 2, 1", "got std; add it"],
@@ -293,16 +295,6 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("students.small.match=[{kind: hidden}]", ["expected teacher: <feature>, or kind: and"]),
         ("students.small.teacher=live", ["students.small: teacher: live needs a match"]),
         ("students.small.initialise={layers: [0]}", ["students.small.initialise.layers"]),
-        # Features
-        ("labels.features=[{feature: hidden}]", ["labels.features.0.feature: expected", "hidden"]),
-        (
-            "labels.features=[{feature: hidden.1}, {feature: hidden.1, pool: mean}]",
-            ["labels: features: hidden.1 is there twice"],
-        ),
-        (
-            "labels.features=[{feature: attention.1, size: 4}]",
-            ["labels.features.0: an attention map is kept as it is"],
-        ),
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),
         ("students.small.loss={soft_weight: 0, hard_weight: 0}", ["loss: ", "nothing to learn"]),
@@ -336,15 +328,6 @@ def test_a_wrong_recipe_is_refused_in_one_line(path, override, words):
 def test_some_teachers_cannot_be_looked_into(path, student, said):
     with refused(RecipeError, f"students.other: {said} needs a teacher that can be", "got onnx"):
         load(path, "teacher={kind: onnx, path: teacher.onnx}", f"students.other={student}")
-
-
-def test_features_have_to_be_of_a_teacher_that_can_be_looked_into_and_pooled_alike(path):
-    one = "labels.features=[{feature: hidden.1, pool: mean}]"
-    with refused(RecipeError, "labels.features: expected a teacher", "got onnx"):
-        load(path, one, "teacher={kind: onnx, path: a.onnx}")
-    with refused(RecipeError, "students.small.match: hidden.1", "pool"):
-        load(path, one, "students.small.match=[{teacher: hidden.1}]")
-    load(path, one, "students.small.match=[{teacher: hidden.1, pool: mean}]")
 
 
 def test_several_faults_are_several_lines(path):
@@ -411,6 +394,25 @@ def test_the_schema_takes_the_recipe_of_the_repository():
 
 
 @pytest.mark.parametrize(
+    "loss",
+    [
+        {"soft": "jsd", "beta": 0.3, "temperature": "std", "tail": "renormalize"},
+        {"soft": "skew_kl", "alpha": 0.2, "temperature": [4.0, "std"]},
+        {"temperature": {"kind": "steps", "values": [4.0, 1.0], "starts": [0.0, 0.8]}},
+        {"soft": "mse", "temperature": {"kind": "flsw", "base": 4.0, "gamma": 1.0}},
+        {"soft": "reverse_kl", "temperature": {"kind": "cwsm", "base": 4.0}},
+        {"soft_weight": {"schedule": "cosine", "start": 1.0, "end": 0.2}, "hard_weight": None},
+    ],
+)
+def test_the_schema_takes_the_words_of_losses(loss):
+    raw = yaml.safe_load(DIGITS.read_text())
+    raw["students"]["distilled"]["loss"] = loss
+    raw["labels"] |= {"keep": "all", "temperatures": [2.0, 1.0, 4.0, "std"]}
+    jsonschema.Draft202012Validator(recipe_schema()).validate(raw)
+    parse_recipe(raw, "digits.yaml")
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"labels": {"k": 0}},
@@ -419,6 +421,8 @@ def test_the_schema_takes_the_recipe_of_the_repository():
         {"teacher": {"kind": "huggingface"}},
         {"execution": {"runner": "dask"}},
         {"students": {"a": {"model": {"kind": "rnn"}}}},
+        {"students": {"a": {"model": {"kind": "mlp"}, "loss": {"temperature": []}}}},
+        {"students": {"a": {"model": {"kind": "mlp"}, "loss": {"soft_weight": {"start": 1}}}}},
         {"name": "Not A Name"},
     ],
 )

@@ -4,6 +4,7 @@ Shape letters: P positions, C classes, K entries, N draws.
 """
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import RecipeError
-from storage.options import Keep, Selection
+from storage.options import STD, Keep, Selection
 from storage.order import position_keys
 from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch
@@ -94,6 +95,38 @@ def test_the_expected_loss_and_gradient_are_those_of_the_full_softmax(teacher, s
     full_C = student_C.clone().requires_grad_()
     log_q_C = torch.log_softmax(full_C / at, dim=0)
     expected = -(torch.softmax(teacher_C / at, dim=0) * log_q_C).sum() * at**2
+    expected.backward()
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradient, full_C.grad, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(NUMBER, min_size=3, max_size=3),
+    st.lists(NUMBER, min_size=3, max_size=3),
+    st.sampled_from(TEMPERATURES),
+)
+def test_it_is_unbiased_at_the_deviation_of_each_model_too(teacher, student, where):
+    teacher_C = torch.tensor([*teacher, 5.0], dtype=torch.float64)
+    student_C = torch.tensor([*student, 7.0], dtype=torch.float64)
+    std = teacher_C.std(correction=0)
+    drawn_p_C = torch.softmax(teacher_C / where, dim=0)
+    options = OPTIONS.model_copy(update={"temperature": STD})
+    value, gradient = torch.zeros(()).double(), torch.zeros(4).double()
+    for draw in range(4):
+        batch = batch_of_draws(teacher_C, [draw], where)
+        left_C = ((teacher_C - teacher_C.max()) / std).index_fill(0, torch.tensor(draw), -torch.inf)
+        batch = replace(
+            batch,
+            temperatures=(*TEMPERATURES, STD),
+            rest_PT=torch.cat([batch.rest_PT, torch.logsumexp(left_C, 0).reshape(1, 1)], dim=1),
+            std_P=std[None],
+        )
+        one, slope = value_and_gradient(student_C, batch, options)
+        value, gradient = value + drawn_p_C[draw] * one, gradient + drawn_p_C[draw] * slope
+    full_C = student_C.clone().requires_grad_()
+    log_q_C = torch.log_softmax(full_C / full_C.std(correction=0), dim=0)
+    expected = -(torch.softmax(teacher_C / std, dim=0) * log_q_C).sum()
     expected.backward()
     torch.testing.assert_close(value, expected.detach(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(gradient, full_C.grad, rtol=1e-9, atol=1e-9)
