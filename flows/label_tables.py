@@ -14,7 +14,7 @@ from storage.sizes import PARTS
 
 _LINES: Final = (
     "url", "digest", "earlier_digests", "fingerprint", "keep", "k", "p", "draws", "seed",
-    "select_temperature", "codec", "layout", "temperatures", "shards", "rows",
+    "select_temperature", "codec", "layout", "temperatures", "features", "shards", "rows",
     "quarantined", "positions", "bytes",
     "bytes_per_position",
 )  # fmt: skip

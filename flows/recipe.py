@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import fsspec
 import yaml
@@ -76,6 +76,10 @@ class ScheduleOptions(Options):
     active: bool = False
 
 
+_SEALED_TEACHERS: Final = ("onnx", "ensemble")
+"""Kinds of teachers whose inside cannot be seen."""
+
+
 class Recipe(Options):
     """Data, teacher, labels, students, evaluation, execution and schedule."""
 
@@ -103,6 +107,11 @@ class Recipe(Options):
         if classes is not None and self.labels.keep == "top_k" and self.labels.k > classes:
             raise ValueError(
                 f"labels.k: expected at most data.classes ({classes}), got {self.labels.k}"
+            )
+        if self.labels.features and self.teacher.kind in _SEALED_TEACHERS:
+            raise ValueError(
+                "labels.features: expected a teacher that can be looked into (fit, torch or "
+                f"huggingface), got {self.teacher.kind}; leave them out"
             )
         for name, student in self.students.items():
             self._require_learnable(f"students.{name}", student)
@@ -136,7 +145,7 @@ class Recipe(Options):
         if lacking is not None:
             raise ValueError(f"{where}.{lacking}")
         kind = self.teacher.kind
-        if student.needs_teacher and kind in ("onnx", "ensemble"):
+        if student.needs_teacher and kind in _SEALED_TEACHERS:
             said = "teacher: live" if student.teacher == "live" else "initialise"
             raise ValueError(
                 f"{where}: {said} needs a teacher that can be looked into (fit, torch or "

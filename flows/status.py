@@ -22,7 +22,7 @@ from storage.errors import MissingProductError, SoftlabelError
 from storage.reader import LabelSet
 from storage.records import read_record
 from tasks.intents import Intent
-from tasks.planning import estimate_bytes
+from tasks.planning import estimate_bytes, estimate_feature_bytes
 
 _SHOWN_DIFFERENCES = 3
 _MISSING = "(nothing)"
@@ -80,7 +80,7 @@ def plan_stages(project: Project, students: Sequence[str]) -> list[StagePlan]:
     else:
         wanted = project.labels(teacher)
         labels = wanted.finished()
-        plans.append(_plan_labels(project, wanted, labels))
+        plans.append(_plan_labels(project, wanted, labels, teacher))
     plans += [_plan_student(project, name, labels) for name in students]
     plans.append(_plan_report(project, teacher, labels, students, plans))
     return plans
@@ -94,7 +94,9 @@ def _plan_teacher(project: Project, card: Card | None) -> StagePlan:
     return StagePlan("teacher", "", False, why, intent.fingerprint)
 
 
-def _plan_labels(project: Project, wanted: Labels, labels: LabelSet | None) -> StagePlan:
+def _plan_labels(
+    project: Project, wanted: Labels, labels: LabelSet | None, teacher: Card
+) -> StagePlan:
     fingerprint = wanted.intent.fingerprint
     count = len(wanted.plan.wanted)
     if labels is not None:
@@ -107,7 +109,16 @@ def _plan_labels(project: Project, wanted: Labels, labels: LabelSet | None) -> S
         why = _difference(wanted.intent.content, _known_label_sets(project))
     if not missing:
         why = "all shards are there, the manifest is not of them"
-    return StagePlan("label", "", False, why, fingerprint, estimate_bytes(missing, wanted.spec))
+    size_bytes = estimate_bytes(missing, wanted.spec)
+    if wanted.spec.features and missing:
+        width = teacher.intent.get("teacher", {}).get("model", {}).get("width")
+        features = estimate_feature_bytes(missing, wanted.spec, width)
+        said = (
+            "sized by the teacher before it begins" if features is None else f"{features:,} bytes"
+        )
+        why += f"; features: {said}"
+        size_bytes += features or 0
+    return StagePlan("label", "", False, why, fingerprint, size_bytes)
 
 
 def _plan_student(project: Project, name: str, labels: LabelSet | None) -> StagePlan:

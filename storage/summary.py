@@ -6,6 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from storage import layout
+from storage.feature_options import StoredFeature
+from storage.features import Pool
 from storage.options import Selection
 from storage.quarantine import frequent_reasons
 from storage.records import read_record
@@ -26,6 +28,7 @@ def describe_label_set(labels: LabelSet) -> dict[str, Any]:
         "codec": spec.codec.value,
         "layout": spec.layout.value,
         "temperatures": list(spec.temperatures),
+        "features": [describe_feature(feature) for feature in spec.features],
         "shards": len(manifest.shards),
         "rows": sum(shard.rows for shard in manifest.shards),
         "quarantined": manifest.quarantined,
@@ -35,6 +38,13 @@ def describe_label_set(labels: LabelSet) -> dict[str, Any]:
         "samples": samples_of(labels),
         "fidelity": manifest.fidelity[split],
     }
+
+
+def describe_feature(feature: StoredFeature) -> str:
+    """A stored feature in words: `hidden.-1, mean, 64 of float16`."""
+    pool = () if feature.pool is Pool.NONE else (feature.pool.value,)
+    size = feature.dtype if feature.size is None else f"{feature.size} of {feature.dtype}"
+    return ", ".join((feature.feature, *pool, size))
 
 
 def describe_quarantine(labels: LabelSet) -> dict[str, Any]:

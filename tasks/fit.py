@@ -7,6 +7,7 @@ the same bits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +189,7 @@ def _run(
     events = events_folder(said, folder, job.recipe_folder, where)
     begun = fitting.step_number
     with (
+        contextlib.closing(fitting.stream),
         compiled(fitting.model, wanted=training.compile),
         track(job.title, fitting.total_steps, "steps", done=begun, finer="samples") as progress,
         event_files(events, begun, where) as write,

@@ -12,6 +12,7 @@ from storage import layout
 from storage.codec import index_dtype, logit_dtype
 from storage.compaction import committed_records
 from storage.corpus import CorpusIndex
+from storage.features import HIDDEN, Pool
 from storage.files import Folder
 from storage.options import TRAIN
 from storage.records import ShardRecord
@@ -122,6 +123,29 @@ def estimate_bytes(plans: Sequence[ShardPlan], spec: LabelSetSpec) -> int:
             total += size * sum(plan.positions for plan in plans)
         else:
             total += size * rows * int(np.prod(given.shape))
+    return total
+
+
+def estimate_feature_bytes(
+    plans: Sequence[ShardPlan], spec: LabelSetSpec, width: int | None
+) -> int | None:
+    """About how many bytes the features of some shards will take; None where only a run can tell.
+
+    Args:
+        plans: which shards.
+        spec: the form of the set.
+        width: numbers of the teacher's hidden states, where that is known.
+    """
+    total = 0
+    for plan in plans:
+        for feature in spec.features_of(plan.split).values():
+            hidden = width if feature.feature.startswith(HIDDEN) else None
+            numbers = feature.size or hidden
+            whole = feature.pool is not Pool.NONE or spec.has_many_positions
+            if numbers is None or feature.is_map or not whole:
+                return None
+            vectors = plan.positions if feature.pool is Pool.NONE else plan.rows
+            total += vectors * numbers * feature.numbers.itemsize
     return total
 
 

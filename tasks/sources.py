@@ -100,7 +100,7 @@ def require_features(spec: LabelSetSpec, split: str, names: Sequence[str]) -> No
     for name in names:
         if name not in stored:
             raise RecipeError(
-                f"labels.features: the split {split} holds no {name}; it holds: "
+                f"labels.features: the split {split!r} holds no {name!r}; it holds: "
                 f"{', '.join(stored) or 'none'}"
             )
 

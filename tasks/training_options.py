@@ -6,6 +6,7 @@ samples go through the model at once, or what is kept and shown meanwhile.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -19,7 +20,8 @@ from tasks.optimizer_options import OptimizerName, require_arguments
 
 # How, and not what, is computed: the weights are the same within rounding.
 _NO_IDENTITY: Final = (
-    "checkpoint_seconds", "micro_batch_size", "compile", "tensorboard", "workers", "processes",
+    "checkpoint_seconds", "micro_batch_size", "logits", "compile", "tensorboard", "workers",
+    "processes",
 )  # fmt: skip
 # Left out where nothing is said, so that what is asked for stays short to read.
 _ONLY_IF_SAID: Final = (
@@ -27,6 +29,14 @@ _ONLY_IF_SAID: Final = (
 )  # fmt: skip
 Rate = Annotated[float, Field(gt=0)]
 Schedule = Literal["cosine", "linear", "constant"]
+
+
+class LogitsForm(StrEnum):
+    """How a student's logits are made."""
+
+    AUTO = "auto"
+    WHOLE = "whole"
+    BLOCKS = "blocks"
 
 
 class EarlyStopping(Options):
@@ -71,6 +81,10 @@ class TrainingOptions(Options):
     micro_batch_size: PositiveInt | None = None
     """Samples through the model at once; a step's gradient is added up from such parts. None is all
     of a step. Where memory does not suffice it is halved."""
+    logits: LogitsForm = LogitsForm.AUTO
+    """How logits are made where a student's last layer is linear. `whole`: at once. `blocks`: of
+    some positions at a time, twice, so that they take next to no memory. `auto`: in blocks where
+    they would take more than 1 GiB."""
     optimizer: OptimizerName = "adamw"
     """`muon` is for matrices; embeddings, biases and norms learn by AdamW beside it."""
     optimizer_arguments: dict[str, Any] = Field(default_factory=dict)

@@ -103,6 +103,25 @@ class Batch:
         """Positions that count."""
         return int(self.mask_P.sum())
 
+    def at_positions(self, place_Q: Tensor) -> Batch:
+        """Some of the positions, for losses: samples and inputs stay, so blocks have no length."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[place_Q]
+
+        return replace(
+            self,
+            index_PK=self.index_PK[place_Q],
+            logit_PK=self.logit_PK[place_Q],
+            rest_PT=cut(self.rest_PT),
+            weight_PK=cut(self.weight_PK),
+            label_P=self.label_P[place_Q],
+            label_logit_P=cut(self.label_logit_P),
+            mask_P=self.mask_P[place_Q],
+            real_P=self.real_P[place_Q],
+            std_P=cut(self.std_P),
+        )
+
     def emptied(self) -> Batch:
         """The same samples as padding: none of their positions is there, and none counts."""
         nowhere_P = torch.zeros_like(self.mask_P)

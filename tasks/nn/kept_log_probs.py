@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tasks.nn.log_prob_slopes import Totals, outputs, slopes
+from tasks.nn.pages import roomy
 from tasks.nn.projected import Projected, Projection
 from tasks.nn.row_passes import Asked, Sums, computed_in, read, write
 
@@ -128,7 +129,7 @@ class _OfLogits(torch.autograd.Function):
         made, at_slope_P = slopes(totals, present_PK, ctx.asked, grads)
         grad_PC = None
         if ctx.needs_input_grad[0]:
-            grad_PC = torch.empty(logit_PC.shape, dtype=logit_PC.dtype, device=logit_PC.device)
+            grad_PC = roomy(logit_PC.shape, logit_PC.dtype, logit_PC.device)
             write(logit_PC, ctx.asked, made, grad_PC)
         return grad_PC, at_slope_P, None, None
 

@@ -11,14 +11,15 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from storage.errors import ModelError
 from tasks.feature_options import Match
 from tasks.loss_options import LossOptions
-from tasks.nn.batch import Batch, by_position
+from tasks.nn.batch import Batch
 from tasks.nn.counts import Counts as Counts
 from tasks.nn.losses import LossParts, distillation_loss
 from tasks.nn.matching import Matching, watched
-from tasks.nn.observe import Found, observe
+from tasks.nn.observe import Found, watching
+from tasks.nn.output_layer import StudentLogits
+from tasks.training_options import LogitsForm
 
 
 class Learner(nn.Module):
@@ -40,8 +41,13 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
+        self.make_logits(LogitsForm.AUTO)
         self.matching = matching
         self.turn_to(loss, matches)
+
+    def make_logits(self, form: LogitsForm) -> None:
+        """How the model's logits are made from now on."""
+        self._logits = StudentLogits(self.model, form)
 
     def turn_to(self, loss: LossOptions, matches: Sequence[Match]) -> None:
         """Teach by other losses from now on: another phase of training begins."""
@@ -60,15 +66,9 @@ class Learner(nn.Module):
             ModelError: the model gives logits for other positions than have labels, or its inside
                 does not fit the teacher's.
         """
-        logits, found = observe(self.model, batch.inputs, watched(self.matches))
-        logit_PC = by_position(logits)
-        if len(logit_PC) != len(batch.label_P):
-            raise ModelError(
-                f"the model gives logits for {len(logit_PC)} positions of {batch.num_samples} "
-                f"samples, the labels have {len(batch.label_P)}: [B, C] is one a sample, [B, L, C] "
-                "one a token"
-            )
-        parts = distillation_loss(logit_PC, batch, self.loss, counts.positions, done)
+        with watching(self.model, watched(self.matches)) as found:
+            logits, counting = self._logits.of(batch)
+        parts = distillation_loss(logits, counting, self.loss, counts.positions, done)
         return self._with_matches(parts, found, batch, counts)
 
     def _with_matches(

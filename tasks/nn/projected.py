@@ -11,7 +11,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tasks.nn.pages import roomy
+
 _BLOCK_ELEMENTS = 1 << 23
+_DEVICE_BLOCK_ELEMENTS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,10 @@ class Projection:
         if self.logit_PC is not None:
             yield slice(0, positions), self.logit_PC
             return
-        size = positions if self.whole else min(positions, max(1, _BLOCK_ELEMENTS // classes))
-        buffer_RC = self.hidden_PW.new_empty(size, classes)
+        on_cpu = self.hidden_PW.device.type == "cpu"
+        most = (_BLOCK_ELEMENTS if on_cpu else _DEVICE_BLOCK_ELEMENTS) // classes
+        size = positions if self.whole else min(positions, max(1, most))
+        buffer_RC = roomy((size, classes), self.hidden_PW.dtype, self.hidden_PW.device)
         if self.whole:
             self.logit_PC = buffer_RC
         for start in range(0, positions, max(size, 1)):

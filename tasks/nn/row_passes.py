@@ -27,7 +27,7 @@ from tasks.nn.threads import on_threads
 NO_LABEL = -100
 
 _LANES = 32
-_CACHED_ELEMENTS = 1 << 18
+_CACHED_ELEMENTS = 1 << 19
 _DEVICE_ELEMENTS = 1 << 24
 _SMALL_ELEMENTS = 1 << 15
 _MOST_SQUARES = 4

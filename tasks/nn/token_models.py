@@ -34,7 +34,11 @@ class TokenTransformer(nn.Module):
         self.embedding = embedding(vocabulary, options.width)
         self.place = learned_places(form.length, options.width)
         self.body = Transformer(options, causal=form.causal)
-        self.head = None if _is_tied(options, form.task) else nn.Linear(options.width, num_classes)
+        self.head: nn.Module = (
+            TiedLinear(self.embedding)
+            if _is_tied(options, form.task)
+            else nn.Linear(options.width, num_classes)
+        )
 
     def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Logits [B, C] or [B, L, C] of token ids [B, L]."""
@@ -43,14 +47,31 @@ class TokenTransformer(nn.Module):
         x_BLW = self.body(x_BLW, real_BL)
         if self.pooled:
             x_BLW = mean_of_real(x_BLW, real_BL)
-        if self.head is None:
-            return F.linear(x_BLW, self.embedding.weight)
         logits: Tensor = self.head(x_BLW)
         return logits
 
     def real_positions(self, inputs: tuple[Tensor, ...], count: int) -> Tensor | None:
         """Which of the `count` tokens of the inputs are no padding, bool [B, L]; None: all."""
         return inputs[1] != 0 if len(inputs) > 1 else None
+
+
+class TiedLinear(nn.Module):
+    """A linear layer without bias whose weight is an embedding's; it has no parameter itself."""
+
+    bias = None
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self._source = (embedding,)  # in a tuple, so that it is no part of this module
+
+    @property
+    def weight(self) -> Tensor:
+        """[C, W]."""
+        return self._source[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] of [..., W]."""
+        return F.linear(x, self.weight)
 
 
 def token_parameters(options: TokenTransformerOptions, num_classes: int, form: SequenceForm) -> int:

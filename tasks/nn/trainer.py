@@ -74,6 +74,7 @@ class Trainer:
         """
         require_precision(training.precision, device, where)
         self.learner = learner.to(device).train()
+        self.learner.make_logits(training.logits)
         self.device = device
         self.ranks = ranks or Alone()
         self.precision = Precision(training.precision, device)

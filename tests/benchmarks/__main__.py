@@ -23,6 +23,8 @@ BENCHMARKS = (
     "label_stage",
     "inside",
     "checkpoints",
+    "steps",
+    "sparse_dense",
     "losses",
 )
 

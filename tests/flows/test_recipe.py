@@ -295,6 +295,16 @@ def test_a_wrong_override_is_refused(path, override, words):
         ("students.small.match=[{kind: hidden}]", ["expected teacher: <feature>, or kind: and"]),
         ("students.small.teacher=live", ["students.small: teacher: live needs a match"]),
         ("students.small.initialise={layers: [0]}", ["students.small.initialise.layers"]),
+        # Features
+        ("labels.features=[{feature: hidden}]", ["labels.features.0.feature: expected", "hidden"]),
+        (
+            "labels.features=[{feature: hidden.1}, {feature: hidden.1, pool: mean}]",
+            ["labels: features: hidden.1 is there twice"],
+        ),
+        (
+            "labels.features=[{feature: attention.1, size: 4}]",
+            ["labels.features.0: an attention map is kept as it is"],
+        ),
         # Parts that do not fit together
         ("students.teacher={model: {kind: mlp}}", ["students: 'teacher' is the teacher's name"]),
         ("students.small.loss={soft_weight: 0, hard_weight: 0}", ["loss: ", "nothing to learn"]),
@@ -328,6 +338,15 @@ def test_a_wrong_recipe_is_refused_in_one_line(path, override, words):
 def test_some_teachers_cannot_be_looked_into(path, student, said):
     with refused(RecipeError, f"students.other: {said} needs a teacher that can be", "got onnx"):
         load(path, "teacher={kind: onnx, path: teacher.onnx}", f"students.other={student}")
+
+
+def test_features_have_to_be_of_a_teacher_that_can_be_looked_into_and_pooled_alike(path):
+    one = "labels.features=[{feature: hidden.1, pool: mean}]"
+    with refused(RecipeError, "labels.features: expected a teacher", "got onnx"):
+        load(path, one, "teacher={kind: onnx, path: a.onnx}")
+    with refused(RecipeError, "students.small.match: hidden.1", "pool"):
+        load(path, one, "students.small.match=[{teacher: hidden.1}]")
+    load(path, one, "students.small.match=[{teacher: hidden.1, pool: mean}]")
 
 
 def test_several_faults_are_several_lines(path):

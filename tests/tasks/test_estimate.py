@@ -2,10 +2,11 @@
 
 import pytest
 
-from storage.errors import SpaceError
+from storage.errors import RecipeError, SpaceError
 from storage.options import Codec, Keep, LabelOptions, Layout
 from storage.spec import spec_of
-from tasks.estimate import estimate_by_probe
+from storage.writer import ShardPlan
+from tasks.estimate import MOST_FEATURE_BYTES, Sizes, estimate_by_probe, require_memory
 from tasks.planning import plan_labels
 from tasks.space import require_space
 from tests.storage.refusal import refused
@@ -45,6 +46,13 @@ def test_only_missing_splits_are_probed(store):
     assert estimate_by_probe(some, spec, corpus, teacher, 64) > 0
     assert teacher.batch_sizes == [10]
     assert estimate_by_probe([], spec, corpus, teacher, 64) == 0
+
+
+def test_features_that_do_not_fit_into_memory_are_refused():
+    plan = ShardPlan("0" * 16, "train", 0, 0, 10, 65536)
+    require_memory([plan], Sizes(features_per_position=MOST_FEATURE_BYTES / 65536))
+    with refused(RecipeError, "labels.positions_per_shard", "2.1 GB", "lower it to 32,768"):
+        require_memory([plan], Sizes(features_per_position=2 * MOST_FEATURE_BYTES / 65536))
 
 
 def test_what_is_there_counts_towards_the_limit(store):

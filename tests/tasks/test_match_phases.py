@@ -5,14 +5,12 @@ from tasks.feature_options import MatchOptions
 from tasks.fit import fit
 from tasks.learners import Inside
 from tasks.training_options import PhaseOptions
-from tests.tasks.interruption import assert_interrupted_equals_uninterrupted
 from tests.tasks.test_fit import every_step as every_step
-from tests.tasks.test_fit import interrupted, outcome
 from tests.tasks.test_learners import CPU, MATCH, TRAINING, Given, job
 from tests.tasks.test_learners import source as source
 
 PHASES = (
-    PhaseOptions(epochs=2, loss="none"),
+    PhaseOptions(epochs=1, loss="none"),
     PhaseOptions(epochs=1, match=(MatchOptions(teacher="hidden.-1", weight=0.5),)),
     PhaseOptions(epochs=1, match=()),
 )
@@ -31,22 +29,8 @@ def test_each_phase_compares_what_it_says(source, tmp_path):
     assert all(row["soft_loss"] is None for row in first)
     assert all(row["soft_loss"] is not None for row in second + third)
     matched = [{name for name in row if name.startswith("matched.")} for row in fitted.history]
-    assert [len(names) for names in matched] == [5] * 6 + [1] * 3 + [0] * 3
-    assert first[-1]["loss"] < first[0]["loss"]
+    assert [len(names) for names in matched] == [5] * 3 + [1] * 3 + [0] * 3
     # Judged by its predictions all the time, those that are not learnt yet too.
     judged = [row["validation_loss"] for row in fitted.history if "validation_loss" in row]
-    assert len(judged) == 4
+    assert len(judged) == 3
     assert all(value > 0 for value in judged)
-
-
-def test_interrupted_equals_uninterrupted(source, tmp_path, every_step):
-    teacher, folders = Given(), iter(range(100))
-    options = training(keep="best", micro_batch_size=3)
-
-    def run(stops):
-        folder = Folder.open(tmp_path / f"run-{next(folders)}")
-        the_job = job(Inside(MATCH, live=True, teacher=teacher), training=options)
-        fitted = interrupted(the_job, (source, source), folder, stops)
-        return outcome(fitted), fitted.details
-
-    assert_interrupted_equals_uninterrupted(run, [(4,), (6,), (7, 10)])

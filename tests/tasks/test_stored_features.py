@@ -26,7 +26,7 @@ from tasks.estimate import estimate_by_probe
 from tasks.label import LabelJob, finish_label_set, label_rows, label_shards
 from tasks.nn.observe import observe
 from tasks.nn.pooling import pooled
-from tasks.planning import plan_labels
+from tasks.planning import estimate_feature_bytes, plan_labels
 from tasks.sources import LabelSource
 from tasks.stored_features import _rounded, projection
 from tasks.stream import Stream
@@ -360,9 +360,9 @@ def test_a_layer_that_is_not_there_is_refused(store):
 def test_features_that_are_not_stored_are_refused(store):
     corpus, teacher = vectors()
     labels = label_set(store, corpus, teacher, options(stored("module.inner")))
-    with refused(RecipeError, "holds no hidden.1", "it holds: module.inner"):
+    with refused(RecipeError, "holds no 'hidden.1'", "it holds: module.inner"):
         LabelSource(labels, "train", ["hidden.1"])
-    with refused(RecipeError, "the split test holds no module.inner", "none"):
+    with refused(RecipeError, "the split 'test' holds no 'module.inner'", "none"):
         LabelSource(labels, "test", ["module.inner"])
     labels.close()
 
@@ -401,4 +401,33 @@ def test_the_estimate_is_within_a_few_percent(store, layout, feature):
     expected = estimate_by_probe(plan.missing, spec, corpus, teacher, 400)
     labels = label_set(store, corpus, teacher, asked)
     assert expected == pytest.approx(labels.manifest.size_bytes, rel=0.05)
+    labels.close()
+
+
+def test_what_a_look_before_the_teacher_runs_can_tell():
+    def planned(*features):
+        corpus = texts(Task.TAGGING)
+        spec = spec_of(corpus.form, options(*features), CLASSES, None)
+        plans = plan_labels(Folder.open("memory://looked-at"), FINGERPRINT, corpus.index(9)).wanted
+        return plans, spec
+
+    tokens, rows = sum(LENGTHS), len(LENGTHS)
+    for feature, width, expected in (
+        (stored("hidden.1"), 16, tokens * 16 * 2),
+        (stored("hidden.1", size=5, dtype="float32"), None, tokens * 5 * 4),
+        (stored("hidden.1", pool="mean"), 16, rows * 16 * 2),
+        (stored("module.inner", size=3, pool="mean"), 16, rows * 3 * 2),
+        (stored("hidden.1"), None, None),
+        (stored("module.inner"), 16, None),
+        (stored("attention.1"), 16, None),
+    ):
+        assert estimate_feature_bytes(*planned(feature), width) == expected
+
+
+def test_a_label_set_says_what_it_holds(store):
+    corpus, teacher = vectors()
+    features = (stored("module.inner", size=3), stored("module.head", dtype="float32"))
+    labels = label_set(store, corpus, teacher, options(*features))
+    found = labels.describe()["features"]
+    assert found == ["module.inner, 3 of float16", "module.head, float32"]
     labels.close()
