@@ -40,10 +40,9 @@ class Inside:
             name: place_of_layer(name, layers) for name in names if name not in self._modules
         }
         self._maps = any(name.startswith(ATTENTION) for name in names)
-        self.asked = {
-            "output_hidden_states": any(name.startswith(HIDDEN) for name in names),
-            "output_attentions": self._maps,
-        }
+        hidden = any(name.startswith(HIDDEN) for name in names)
+        asked = {"output_hidden_states": hidden, "output_attentions": self._maps}
+        self.asked = {name: True for name, wanted in asked.items() if wanted}
         self.found: Found = {}
 
     @contextmanager

@@ -25,6 +25,7 @@ from storage.data_options import DataOptions
 from storage.files import Folder
 from storage.options import Keep, LabelOptions, Task
 from storage.spec import CorpusForm, InputSpec
+from tasks.options import StudentOptions
 from tasks.training_options import TrainingOptions
 from tests.storage.kinds import spec_of_kind, write_known_set
 from tests.storage.test_positions import softmax
@@ -131,6 +132,11 @@ def test_the_recipes_of_the_readme_are_right(folder):
         assert said
         if list(said) == ["training"]:
             assert TrainingOptions.model_validate(said["training"])
+        for student in said.get("students", {}).values() if list(said) == ["students"] else ():
+            if "model" in student:
+                assert StudentOptions.model_validate(student)
+        if list(said) == ["labels"]:
+            assert LabelOptions.model_validate(said["labels"])
 
 
 @pytest.mark.parametrize("num_classes", [3, 9])

@@ -63,8 +63,6 @@ def observe(
     Raises:
         ModelError: the model has no such layer or module; what there is, is said.
     """
-    if not names:
-        return model(*inputs), {}
     with watching(model, names) as found:
         logits = model(*inputs)
     return logits, found
@@ -77,6 +75,9 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[Found]:
     Raises:
         ModelError: the model has no such layer or module.
     """
+    if not names:
+        yield {}
+        return
     if isinstance(model, Watched):
         with model.watching(names) as found:
             yield found

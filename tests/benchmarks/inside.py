@@ -25,9 +25,9 @@ from tasks.nn.sequence_models import build_sequence_model
 from tasks.sequence_options import TokenTransformerOptions
 from tests.benchmarks.figures import Figure
 
-_BLOCKS, _LENGTH, _VOCABULARY, _KEPT = 8, 128, 8192, 64
+_BLOCKS, _LENGTH, _VOCABULARY, _KEPT = 4, 128, 4096, 64
 _INPUTS = (InputSpec(name="input_ids", dtype="int64", shape=None),)
-_REPEATS = 9
+_REPEATS = 7
 _HIDDEN = ({"teacher": "hidden.-1", "loss": "cosine"},)
 _LAYERS = ({"kind": "hidden", "layers": "uniform"},)
 _MAPS = ({"kind": "attention", "layers": "uniform", "heads": "mean"},)
