@@ -1,8 +1,12 @@
 """Stored features through a shard and back, in every layout, shape and number type."""
 
 import io
+from pathlib import Path
 
+import duckdb
 import numpy as np
+import pandas
+import polars
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -155,6 +159,33 @@ def test_they_are_of_training_rows_and_named_by_what_they_are(store):
     sizes = part_sizes(labels, "train")
     assert sizes.bytes["features"] > 0
     assert sum(sizes.bytes.values()) == labels.manifest.size_bytes
+    labels.close()
+
+
+def test_other_programs_read_lists_of_numbers(store):
+    spec = toy_spec(features=(stored("hidden.0"), stored("module.a.b", dtype="float32")))
+    rows = rows_with_features(spec, 5, 0)
+    labels = written(store, spec, rows)
+    path = f"{labels.folder.path}/shards/{labels.manifest.shards[0].file}"
+    with duckdb.connect() as connection:
+        frames = [connection.sql(f"SELECT * FROM '{path}'").pl(), polars.read_parquet(path)]
+    frames.append(polars.from_pandas(pandas.read_parquet(path)))
+    for frame in frames:
+        for name in spec.features_of("train"):
+            assert np.array_equal(np.array(frame[name].to_list()), rows[name].astype(np.float64))
+    labels.close()
+
+
+def test_a_changed_byte_among_them_is_found(store):
+    spec = token_spec(features=(stored("hidden.-1"),), layout=Layout.FAST)
+    labels = written(store, spec, rows_with_features(spec, 40, 0))
+    shard = labels.manifest.shards[0]
+    path = Path(labels.folder.path, "shards", shard.file)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    (fault,) = verify(labels.folder)
+    assert fault.shard == shard
     labels.close()
 
 

@@ -241,6 +241,15 @@ class TestLabelOptions:
         assert LabelOptions(batch_size=8).identity() != LabelOptions(batch_size=16).identity()
         assert not {"on_bad_sample", "max_bad", "max_bytes"} & LabelOptions().identity().keys()
 
+    def test_identity_of_features_and_of_std_is_there_only_where_they_are(self):
+        plain = LabelOptions()
+        assert "features" not in plain.identity()
+        assert plain.identity()["temperatures"] == [1.0]
+        kept = LabelOptions(features=[{"feature": "hidden.1"}], temperatures=["std"])
+        assert kept.identity()["temperatures"] == [1.0, "std"]
+        asked = {"feature": "hidden.1", "pool": "none", "size": None, "dtype": "float16"}
+        assert kept.identity()["features"] == [asked]
+
     @pytest.mark.parametrize(
         ("keep", "with_effect"),
         [

@@ -15,13 +15,14 @@ from storage.corpus import MemoryCorpus
 from storage.errors import ModelError, NotFiniteError, RecipeError
 from storage.feature_options import StoredFeature
 from storage.files import Folder
-from storage.options import LabelOptions, Layout, Task
+from storage.options import DataOptions, LabelOptions, Layout, Task
 from storage.quarantine import read_quarantine
 from storage.reader import LabelSet
 from storage.records import write_record
 from storage.rows import Ragged
-from storage.spec import CorpusForm, spec_of
+from storage.spec import CorpusForm, InputSpec, spec_of
 from storage.verify import verify
+from storage.viewed_corpus import with_views
 from tasks.estimate import estimate_by_probe
 from tasks.label import LabelJob, finish_label_set, label_rows, label_shards
 from tasks.nn.observe import observe
@@ -199,6 +200,29 @@ def test_a_module_of_any_torch_model(store):
 def test_what_is_beyond_the_type_is_held_at_its_end(value):
     found = _rounded(torch.tensor([value]), torch.float16).item()
     assert found == np.float16(np.clip(value, -65504, 65504))
+
+
+def test_each_view_has_its_own(store):
+    corpus, _ = vectors(train=4)
+    splits = {
+        split: {name: column for name, column in rows.items() if name != "input.row"}
+        | {"input.x": rows["input.row"].astype(np.float32)}
+        for split, rows in corpus.splits.items()
+    }
+    x = InputSpec(name="x", dtype="float32", shape=(1,))
+    form = CorpusForm(Task.CLASSIFICATION, (x,), True, tuple(splits))
+    said = {"name": "a", "source": "a.csv", "inputs": "x", "splits": {"column": "split"}}
+    steps = [{"kind": "noise", "deviation": 2}]
+    viewed = with_views(MemoryCorpus(form, splits), DataOptions(**said, views=3, augment=steps))
+    teacher = TorchTeacher(Small(), (x,), CPU, "teacher")
+    labels = label_set(store, viewed, teacher, options(stored("module.inner", dtype="float32")))
+    (batch,) = batches(labels, "module.inner", size=12)
+    with torch.no_grad():
+        expected = teacher.module.inner(batch.inputs[0])
+    assert len(set(expected[:, 0].tolist())) == 12
+    assert_near(batch.features["module.inner"], expected, "float32")
+    assert list(verify(labels.folder)) == []
+    labels.close()
 
 
 # --- the projection -----------------------------------------------------------------------------

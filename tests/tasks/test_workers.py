@@ -14,6 +14,7 @@ from torch import nn
 
 from storage import layout
 from storage.errors import DataError, ModelError, NotFiniteError
+from storage.feature_options import StoredFeature
 from storage.files import Folder
 from storage.options import KeptSetOptions, LabelOptions
 from storage.records import write_record
@@ -29,7 +30,11 @@ from tasks.workers import Workers, threads_of
 from tests.tasks.toy import FINGERPRINT, numbered_corpus, random_table
 
 OPTIONS = LabelOptions(
-    k=2, positions_per_shard=8, positions_per_row_group=4, evaluation=KeptSetOptions(k=3)
+    features=(StoredFeature(feature="module.inner", dtype="float32"),),
+    k=2,
+    positions_per_shard=8,
+    positions_per_row_group=4,
+    evaluation=KeptSetOptions(k=3),
 )
 
 
@@ -39,6 +44,7 @@ class Fickle(nn.Module):
     def __init__(self, once: str | None, misdeed: str) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.from_numpy(random_table(40)))
+        self.inner = nn.Identity()
         self.once = Path(once) if once else None
         self.misdeed = misdeed
 
@@ -51,7 +57,7 @@ class Fickle(nn.Module):
             if self.misdeed == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("out of luck")
-        return self.table[numbers.long()][:, 0]
+        return self.inner(self.table[numbers.long()][:, 0])
 
 
 def fickle(once: str | None = None, misdeed: str = "") -> nn.Module:
