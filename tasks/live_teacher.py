@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +12,26 @@ from torch import Tensor, nn
 
 from storage.cards import Card
 from storage.errors import RecipeError
+from storage.features import MODULE
 from storage.files import Folder
 from storage.spec import InputSpec
 from tasks.nn.observe import Found
+from tasks.nn.output_layer import Layer, last_layer, withheld
 from tasks.teach import load_teacher
 from tasks.teacher_options import TeacherOptions
 from tasks.teachers import ObservableTeacher
 
 
 class LiveTeacher:
-    """A teacher in evaluation mode, run without gradients."""
+    """A teacher in evaluation mode, run without gradients, and without its output layer.
+
+    Its predictions are stored; of a small language model that layer is half of the work.
+    """
 
     def __init__(self, teacher: ObservableTeacher) -> None:
         self._teacher = teacher
+        self._layer: Layer | None = None
+        self._looked = False
 
     @property
     def module(self) -> nn.Module:
@@ -36,7 +44,14 @@ class LiveTeacher:
         Raises:
             ModelError: it has no such layer or module.
         """
-        _, found = self._teacher.observed(inputs, names)
+        unneeded = None if any(name.startswith(MODULE) for name in names) else self._layer
+        with nullcontext() if unneeded is None else withheld(unneeded):
+            _, found = self._teacher.observed(inputs, names)
+        if not self._looked:
+            # After a pass that went well; random numbers are the student's.
+            with torch.random.fork_rng(devices=[]):
+                self._layer = last_layer(self.module, tuple(entry[:1] for entry in inputs))
+            self._looked = True
         # What inference mode made cannot be kept for a backward pass; a copy of it can.
         return {name: tensor.to(inputs[0].device).clone() for name, tensor in found.items()}
 

@@ -257,6 +257,20 @@ def test_a_teacher_is_loaded_from_its_card(store):
     assert not found.module.training
 
 
+def test_a_live_teacher_makes_no_logits_once_it_is_known_how():
+    given = Given(Task.TAGGING)
+    live = given.load(CPU)
+    inputs = (torch.tensor([[1, 2, 3], [4, 5, 2]]), torch.ones(2, 3, dtype=torch.int64))
+    names = ["hidden.-1", "hidden.1", "attention.2"]
+    made = []
+    given.model.head.register_forward_hook(lambda *passed: made.append(passed[2].shape[-1]))
+    passes = [live.features(inputs, names) for _ in range(2)]
+    assert made == [6, 6, 24]  # a pass, a look at one sample, and a pass without the layer
+    for name in names:
+        assert torch.equal(passes[0][name], passes[1][name])
+    assert live.features(inputs, ["module.head"])["module.head"].shape == (2, 3, 6)
+
+
 def test_a_module_by_its_path(source, tmp_path):
     match = (MatchOptions(teacher="module.body.norm", student="module.embedding"),)
     model = TargetOptions(

@@ -17,6 +17,7 @@ from tasks.nn.learner import Learner
 from tasks.nn.matching import Matching, watched
 from tasks.nn.models import probe_inputs
 from tasks.nn.observe import feature_shapes, num_layers, observe, real_positions
+from tasks.training_options import LogitsForm
 from tests.tasks.nn.sequences import CLASSES, IDS, MASK, built, ones, random_ids, tokens
 from tests.tasks.toy import batch_of
 
@@ -120,6 +121,20 @@ def test_the_total_holds_each_loss_by_its_weight():
     parts = Learner(student, LOSS, matching, matches)(batch, counts, 0.0)
     extra = sum(match.options.weight * parts.matched[match.name] for match in matches)
     torch.testing.assert_close(parts.total, plain.total + extra)
+
+
+@pytest.mark.parametrize("form", LogitsForm)
+def test_however_logits_are_made_the_inside_is_the_same(form):
+    student, teacher = models()
+    matching, matches = matching_of(ALL, student, teacher, Live(teacher))
+    learner = Learner(student, LOSS, matching, matches)
+    batch = some_batch()
+    values, gradients = learnt(learner, batch)
+    learner.make_logits(form)
+    again, same = learnt(learner, batch)
+    assert again == values
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(same[name], gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_of_a_batch_changes_nothing():
