@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from storage import layout
+from storage import layout, schema
 from storage.errors import RecipeError
 from storage.files import Folder
 from storage.identity import Json
@@ -220,4 +220,10 @@ def _require(job: FitJob, validation: Source | None, device: torch.device) -> No
         raise RecipeError(
             f"{where}.{field}: expected a split {VALIDATION!r} to compare epochs on, there is "
             "none; name one in data.splits"
+        )
+    by_accuracy = training.needs_validation and training.metric == "validation_accuracy"
+    if by_accuracy and validation is not None and schema.LABEL not in validation.read(0):
+        raise RecipeError(
+            f"{where}.early_stopping.metric: validation_accuracy needs hard labels, there are "
+            "none; use validation_loss"
         )

@@ -159,13 +159,14 @@ class Trainer:
 
     def _learn(self, batch: Batch, counts: Counts) -> None:
         """Clip what is in the gradients, and let the optimizers take their step."""
-        for optimizer in self.optimizers:
+        learning = [entry for entry in self.optimizers if _has_gradients(entry)]
+        for optimizer in learning:
             self.precision.unscale(optimizer)
         # Clipping to an infinite norm changes nothing, and tells the norm.
         limit = math.inf if self.training.clip_norm is None else self.training.clip_norm
         norm: Tensor = nn.utils.clip_grad_norm_(self.learner.parameters(), limit)
         if bool(torch.isfinite(norm)):
-            for optimizer in self.optimizers:
+            for optimizer in learning:
                 self.precision.step(optimizer)
             self.precision.after_step()
         elif not self.precision.halve():
@@ -180,6 +181,12 @@ class Trainer:
             f"step {self.step_number}: the {name} is {value}, from {found}; lower "
             "training.learning_rate, or look at these samples"
         )
+
+
+def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    return any(
+        entry.grad is not None for group in optimizer.param_groups for entry in group["params"]
+    )
 
 
 def learning_rate(training: TrainingOptions, step: int, total_steps: int) -> float:

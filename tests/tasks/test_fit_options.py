@@ -14,7 +14,7 @@ from tasks.loss_options import LossOptions
 from tasks.model_options import MlpOptions, TargetOptions
 from tasks.progress import listening
 from tasks.sources import LabelSource
-from tasks.training_options import TrainingOptions
+from tasks.training_options import EarlyStopping, TrainingOptions
 from tests.tasks.interruption import Interruption, assert_interrupted_equals_uninterrupted
 from tests.tasks.test_fit import (
     CPU,
@@ -163,6 +163,24 @@ def test_without_a_validation_split_epochs_cannot_be_compared(sources, tmp_path)
             RecipeError, match=rf"^students\.toy\.training\.{field}: expected a split 'validation'"
         ):
             fit(job(training=training(**changes)), sources[0], None, Folder.open(tmp_path), CPU)
+
+
+def test_without_hard_labels_there_is_no_accuracy(sources, store, tmp_path):
+    corpus = numbered_corpus({"train": 9, "validation": 9}, label=False)
+    labels = label_set(store, corpus, TableTeacher(random_table(20)), OPTIONS)
+    stopping = EarlyStopping(metric="validation_accuracy")
+    the_job = job(loss=LossOptions(soft_weight=1.0), training=training(early_stopping=stopping))
+    with pytest.raises(
+        RecipeError, match=r"early_stopping\.metric: validation_accuracy needs hard"
+    ):
+        fit(
+            the_job,
+            LabelSource(labels, "train"),
+            LabelSource(labels, "validation"),
+            Folder.open(tmp_path / "run"),
+            CPU,
+        )
+    labels.close()
 
 
 def test_phases_follow_each_other(sources, tmp_path):

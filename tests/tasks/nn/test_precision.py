@@ -9,6 +9,8 @@ from torch import nn
 from storage.errors import NotFiniteError, RecipeError
 from tasks.loss_options import LossOptions
 from tasks.nn import precision
+from tasks.nn.learner import Learner
+from tasks.nn.trainer import Trainer
 from tasks.training_options import TrainingOptions
 from tests.tasks.nn.test_trainer import PLAIN, batch, linear, trainer_of
 from tests.tasks.toy import SquareRoot
@@ -83,3 +85,14 @@ def test_the_scale_is_kept(float16_on_cpu):
     second.restore(first.state())
     assert second.precision.state() == first.precision.state()
     assert trainer_of(linear(), LossOptions(), PLAIN, 10).precision.state() == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_cuda_learns_what_float32_does(name):
+    found = []
+    for precision_name in ("float32", name):
+        learner = Learner(linear(), LossOptions())
+        trainer = Trainer(learner, halves(precision_name), 60, torch.device("cuda"))
+        found.append([trainer.step(batch()).loss for _ in range(60)])
+    assert found[0] == pytest.approx(found[1], rel=0.05, abs=0.01)
