@@ -115,10 +115,11 @@ def test_ranks_add_up_to_the_whole():
     whole = network()
     expected, counts = gradients_of(whole).of(batch(), 0.0)
     cuts = (0, 3, 6, 9)
+    # Made one after the other: threads share the generator.
+    models = [network() for _ in range(3)]
 
     def work(ranks):
-        torch.manual_seed(1)
-        model = network()
+        model = models[ranks.rank]
         own = batch().part(cuts[ranks.rank], cuts[ranks.rank + 1])
         return *gradients_of(model, 2, ranks).of(own, 0.0), flat(model)
 
@@ -132,8 +133,10 @@ def test_a_rank_without_memory_keeps_none_waiting():
     whole = network()
     gradients_of(whole).of(batch(8), 0.0)
 
+    models = [Small(2), Small(8)]
+
     def work(ranks):
-        model = Small(8 if ranks.rank else 2)
+        model = models[ranks.rank]
         gradients = gradients_of(model, None, ranks)
         gradients.of(batch(8).part(4 * ranks.rank, 4 * ranks.rank + 4), 0.0)
         return gradients.micro_batch_size, flat(model.network)
