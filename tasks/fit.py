@@ -208,7 +208,15 @@ def _note(fitting: Fitting, step: Step) -> str:
     phase = f" phase {fitting.phase.index + 1}/{len(fitting.phases)}" * (len(fitting.phases) > 1)
     halved = fitting.trainer.gradients.micro_batch_size != fitting.phase.training.micro_batch_size
     size = f" in parts of {fitting.trainer.gradients.micro_batch_size}" * halved
-    return f"epoch {step.epoch + 1}/{epochs}{phase} loss {step.result.loss:.3f}{size}"
+    loss = f"loss {step.result.loss:.3f}{_matched_share(fitting, step)}"
+    return f"epoch {step.epoch + 1}/{epochs}{phase} {loss}{size}"
+
+
+def _matched_share(fitting: Fitting, step: Step) -> str:
+    """What of the loss is about the model's inside, in words."""
+    losses, matches = step.result.matched, fitting.trainer.learner.matches
+    share = sum(match.options.weight * losses[match.name] for match in matches)
+    return f" (inside {share:.3f})" if matches else ""
 
 
 def _require(job: FitJob, validation: Source | None, device: torch.device) -> None:

@@ -4,6 +4,7 @@ from storage.files import Folder
 from tasks.feature_options import MatchOptions
 from tasks.fit import fit
 from tasks.learners import Inside
+from tasks.progress import listening
 from tasks.training_options import PhaseOptions
 from tests.tasks.test_fit import every_step as every_step
 from tests.tasks.test_learners import CPU, MATCH, TRAINING, Given, job
@@ -22,7 +23,10 @@ def training(**changes):
 
 def test_each_phase_compares_what_it_says(source, tmp_path):
     inside = Inside(MATCH, live=True, teacher=Given())
-    fitted = fit(job(inside, training=training()), source, source, Folder.open(tmp_path), CPU)
+    said = []
+    with listening(lambda progress: said.append(progress.note)):
+        fitted = fit(job(inside, training=training()), source, source, Folder.open(tmp_path), CPU)
+    assert ["(inside " in note for note in said if "loss" in note][:9] == [True] * 6 + [False] * 3
     first, second, third = (
         [row for row in fitted.history if row["phase"] == phase] for phase in range(3)
     )
