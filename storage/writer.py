@@ -243,10 +243,10 @@ def parquet_bytes(encoded: EncodedRows, groups: list[int], spec: LabelSetSpec, s
 
 
 def _compressions(table_schema: pa.Schema, stored: set[str], spec: LabelSetSpec) -> Any:
-    """zstd, but for the entries of the fast layout: these are not compressed."""
+    """zstd, but for entries and features in the fast layout: these are not compressed."""
     if spec.layout is not Layout.FAST:
         return "zstd"
-    return {_path(field): "none" if field.name in stored else "zstd" for field in table_schema}
+    return {_path(field): "none" if _is_bulk(field, stored) else "zstd" for field in table_schema}
 
 
 def _split_columns(table_schema: pa.Schema, stored: set[str]) -> list[str]:
@@ -257,11 +257,15 @@ def _split_columns(table_schema: pa.Schema, stored: set[str]) -> list[str]:
     return [
         _path(field)
         for field in table_schema
-        if (field.name in {*stored, schema.REST} or field.name.startswith(FEATURE_COLUMN))
+        if (_is_bulk(field, stored) or field.name == schema.REST)
         and pa.types.is_list(field.type)
         and field.type.value_type.byte_width > 1
         and not pa.types.is_float16(field.type.value_type)
     ]
+
+
+def _is_bulk(field: pa.Field, stored: set[str]) -> bool:
+    return field.name in stored or str(field.name).startswith(FEATURE_COLUMN)
 
 
 def _path(field: pa.Field) -> str:

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "padding",
     "label_stage",
     "inside",
+    "stored_features",
     "checkpoints",
     "steps",
     "sparse_dense",
