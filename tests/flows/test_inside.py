@@ -49,6 +49,7 @@ def history(folder):
     return pq.read_table(folder / "history.parquet").to_pylist()
 
 
+@pytest.mark.slow
 def test_a_live_teacher_stored_features_and_weights_to_begin_with(workspace):
     begun = {"model": MODEL | {"layers": 1}, "initialise": {"from": "teacher", "layers": [2]}}
     live, stored = {"match": MATCH, "teacher": "live"}, {"match": MATCH}
