@@ -159,8 +159,20 @@ def _facts(source: LabelSource) -> dict[str, Any]:
         "the temperature of the logits": f"{spec.temperature:g}",
         "to be kept": _kept(source),
         "the steps that make views": [step.model_dump() for step in source.augment],
+        "the features": _features(source),
         "the columns": ", ".join(sorted({*source.columns} - {*_NOT_MIXED})),
     }
+
+
+def _features(source: LabelSource) -> str:
+    """What is made of those that are read: what numbers they are written as does not matter."""
+    wanted = source.spec.features_of(source.split).items()
+    said = [
+        f"{feature.feature} with pool: {feature.pool} and size: {feature.size or 'none'}"
+        for name, feature in wanted
+        if name in source.columns
+    ]
+    return "; ".join(sorted(said)) or "none"
 
 
 def _kept(source: LabelSource) -> str:

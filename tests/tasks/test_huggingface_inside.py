@@ -5,12 +5,14 @@ import torch
 import transformers
 
 from storage.errors import ModelError
-from storage.options import Task
+from storage.options import LabelOptions, Task
 from tasks.huggingface_options import HuggingFaceTeacherOptions
 from tasks.huggingface_teacher import HuggingFaceTeacher
 from tasks.nn.observe import feature_shapes, num_layers, observe, real_positions
+from tasks.sources import LabelSource
+from tasks.stream import Stream
 from tests.tasks.hf_models import BERT, GPT2, LLAMA, save_model
-from tests.tasks.toy import ATTENTION, TOKENS
+from tests.tasks.toy import ATTENTION, TOKENS, label_set, text_corpus
 
 NAMES = ("hidden.0", "hidden.1", "hidden.-1", "attention.1", "attention.-1")
 
@@ -20,6 +22,27 @@ def teacher(folder, architecture, config, task):
     options = HuggingFaceTeacherOptions(kind="huggingface", model=str(folder))
     device = torch.device("cpu")
     return HuggingFaceTeacher(options, folder, (TOKENS, ATTENTION), task, device, "teacher")
+
+
+def test_stored_hidden_states_and_maps_are_those_of_each_text_alone(tmp_path, store):
+    made = teacher(tmp_path, "BertForSequenceClassification", BERT, Task.CLASSIFICATION)
+    corpus = text_corpus([[3, 5, 7, 9], [4], [6, 8, 2], [12, 11, 13, 14, 15, 16]])
+    features = [{"feature": name, "dtype": "float32"} for name in ("hidden.-1", "attention.1")]
+    options = LabelOptions.model_validate({"k": 2, "batch_size": 3, "features": features})
+    labels = label_set(store, corpus, made, options)
+    source = LabelSource(labels, "train", ["hidden.-1", "attention.1"])
+    (batch,) = Stream(source, batch_size=4, shuffle=False)
+    for row, length in enumerate((4, 1, 3, 6)):
+        ids = batch.inputs[0][row : row + 1, :length]
+        _, alone = made.observed((ids, torch.ones_like(ids)), ["hidden.-1", "attention.1"])
+        hidden, maps = batch.features["hidden.-1"][row], batch.features["attention.1"][row]
+        torch.testing.assert_close(hidden[:length], alone["hidden.-1"][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            maps[:, :length, :length], alone["attention.1"][0], atol=1e-5, rtol=1e-5
+        )
+        assert not hidden[length:].any()
+        assert not maps[:, length:].any()
+    labels.close()
 
 
 def some_inputs():

@@ -25,6 +25,7 @@ from storage.verify import verify
 from storage.viewed_corpus import with_views
 from tasks.estimate import estimate_by_probe
 from tasks.label import LabelJob, finish_label_set, label_rows, label_shards
+from tasks.mixed import MixedSource
 from tasks.nn.observe import observe
 from tasks.nn.pooling import pooled
 from tasks.planning import estimate_feature_bytes, plan_labels
@@ -245,6 +246,35 @@ def test_the_projection_keeps_lengths_and_angles():
     assert (y_PS @ y_PS.T - x_PW @ x_PW.T).abs().max() < 0.25
 
 
+class Exact(nn.Module):
+    """Every number can be said exactly, in any type."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Identity()
+
+    def forward(self, numbers):
+        return self.inner(numbers.float() * torch.tensor([0.5, -1.0, 2.0, 0.0, 4.0]))
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "digest"),
+    [
+        (Layout.PLAIN, "float16", "0ab51def1d8e039b"),
+        (Layout.FAST, "float32", "e076e752c363fc2e"),
+        (Layout.COMPACT, "float16", "95463a4ccc14453c"),
+    ],
+)
+def test_the_bytes_are_the_same_as_ever(store, layout, dtype, digest):
+    """Golden digests: they change only with a bump of a code or format version."""
+    corpus = numbered_corpus({"train": 9, "test": 2})
+    teacher = TorchTeacher(Exact(), corpus.form.inputs, CPU, "teacher")
+    asked = options(stored("module.inner", dtype=dtype), keep="all", layout=layout)
+    labels = label_set(store, corpus, teacher, asked)
+    assert labels.digest[:16] == digest
+    labels.close()
+
+
 # --- how it was made does not matter ------------------------------------------------------------
 
 
@@ -406,6 +436,22 @@ def test_positions_that_cannot_be_told_apart_are_refused(store):
     teacher = TorchTeacher(Halved(), (IDS, MASK), CPU, "teacher")
     with refused(ModelError, "module.joined", "of length", "pool: mean"):
         label_set(store, texts(), teacher, options(stored("module.joined")))
+
+
+def test_sets_are_mixed_where_the_same_was_made_of_their_features(tmp_path):
+    corpus, teacher = vectors()
+
+    def source(name, feature):
+        labels = label_set(Folder.open(tmp_path / name), corpus, teacher, options(feature))
+        return LabelSource(labels, "train", ["module.inner"])
+
+    own = source("own", stored("module.inner", size=3))
+    alike = source("alike", stored("module.inner", size=3, dtype="float32"))
+    batch = next(iter(Stream(MixedSource([own, alike], [1, 1]), batch_size=8)))
+    assert batch.features["module.inner"].shape == (8, 3)
+    other = source("other", stored("module.inner", size=2))
+    with refused(RecipeError, "expected the features", "size: 3", "got", "size: 2"):
+        MixedSource([own, other], [1, 1])
 
 
 # --- sizes --------------------------------------------------------------------------------------
