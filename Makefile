@@ -8,13 +8,15 @@ STAMP := $(VENV)/.installed
 MODELS := $(VENV)/.models-installed
 RECIPE := deployments/recipes/digits.yaml
 
-.PHONY: install demo demo-magika demo-smollm2 test test-all test-gpu check bench clean
+.PHONY: install demo demo-magika demo-smollm2 demo-distilbert demo-tinybert test test-all test-gpu check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      set up, then run the digits pipeline: teacher, labels, two students, report"
 	@echo "make demo-magika    the same for Google's file-type model over files of this machine"
 	@echo "make demo-smollm2   the same for a language model over Python's own source"
+	@echo "make demo-distilbert    a head for MiniLM, then half of its layers by three losses"
+	@echo "make demo-tinybert      the same teacher, and half of its layers and width in two phases"
 	@echo "make test      set up, then run the fast tests"
 	@echo "make test-all  the slow ones too: real models, real servers, S3, kills"
 	@echo "make test-gpu  the tests that need a CUDA device"
@@ -42,6 +44,12 @@ demo-magika: $(MODELS)
 
 demo-smollm2: $(MODELS)
 	@$(BIN)/softlabel run deployments/recipes/smollm2.yaml
+
+demo-distilbert: $(MODELS)
+	@$(BIN)/softlabel run deployments/recipes/distilbert.yaml
+
+demo-tinybert: $(MODELS)
+	@$(BIN)/softlabel run deployments/recipes/tinybert.yaml
 
 test: install
 	$(BIN)/python -m pytest

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.set_defaults(command=_inspect)
 
-    export = commands.add_parser("export", help="a label set in another form, for other programs")
+    export = commands.add_parser("export", help="a label set or a model, for other programs")
     export.add_argument("where", metavar="URL|RECIPE")
     export.add_argument(
         "--to", required=True, metavar="DEST", help="a new folder, at a path or URL"
@@ -91,8 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--format",
         required=True,
-        choices=["portable", "axolotl"],
-        help="probabilities in plain columns; or blocks for axolotl's distillation plugin",
+        choices=["portable", "axolotl", "model"],
+        help="of a label set: probabilities in plain columns, or blocks for axolotl's distillation "
+        "plugin; of a model: the files to serve it",
     )
     export.add_argument(
         "--split", action="append", metavar="NAME", help="only this split; may be repeated"
@@ -169,7 +170,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from flows.export import export_labels
+    from flows.export_model import export_model
 
+    if options.format == "model":
+        return export_model(options.where, options.to, as_json=options.json)
     return export_labels(
         options.where,
         options.to,

@@ -34,7 +34,7 @@ from tests.tasks.toy import label_set
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MAKE_TARGETS = ("demo", "demo-magika", "demo-smollm2", "test")
+MAKE_TARGETS = ("demo", "demo-magika", "demo-smollm2", "demo-distilbert", "demo-tinybert", "test")
 
 
 def blocks(language: str) -> list[str]:

@@ -15,7 +15,24 @@ from flows.recipe import load_recipe
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "deployments/recipes"
 
+_FEW_BLOCKS = [
+    "data.source=[stdlib://json/decoder.py, stdlib://json/tool.py, stdlib://json/scanner.py]",
+    "data.splits.fractions={train: 0.5, test: 0.5}",
+    "data.tokens.block=64",
+    "teacher.training.epochs=1",
+]
 SMALL = {
+    "distilbert": [
+        *_FEW_BLOCKS,
+        "students.distilled.training.epochs=1",
+        "students.hard-labels.training.epochs=1",
+    ],
+    "tinybert": [
+        *_FEW_BLOCKS,
+        "students.distilled.training.phases=[{epochs: 1, loss: none, match: [{kind: hidden, "
+        "layers: uniform}, {kind: attention, layers: uniform}]}, {epochs: 1, match: []}]",
+        "students.hard-labels.training.epochs=1",
+    ],
     "magika": [
         "data.source=[stdlib://json/*.py, stdlib://email/**, stdlib://html/**]",
         "data.splits.fractions={train: 0.5, test: 0.5}",

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "steps",
     "sparse_dense",
     "losses",
+    "three_students",
 )
 
 

@@ -51,3 +51,23 @@ def test_what_is_no_label_set_is_said(command, finished, tmp_path):
     asked = ["--to", tmp_path / "out", "--format", "portable"]
     for where in (finished.only("students"), finished.folder / "gone"):
         command.refuses(command("export", where, *asked), 1, "no label set at", str(where))
+
+
+def test_a_student_is_copied_for_serving(command, finished, tmp_path):
+    url, out = finished.only("students"), tmp_path / "out"
+    found = command("export", url, "--to", out, "--format", "model", "--json").json
+    assert set(found["files"]) == {"model.safetensors", "model.onnx"}
+    assert {path.name for path in out.iterdir()} == {*found["files"], "card.json"}
+    for name in found["files"]:
+        assert (out / name).read_bytes() == (url / name).read_bytes()
+    assert command("verify", out).code == 0
+    said = command("export", url, "--to", out, "--format", "model")
+    command.refuses(said, 2, "--to", "name a new folder")
+
+
+def test_what_is_no_model_is_not_copied(command, finished, tmp_path):
+    asked = ["--to", tmp_path / "out", "--format", "model"]
+    said = command("export", finished.only("reports"), *asked)
+    command.refuses(said, 1, "holds no model.safetensors")
+    command.refuses(command("export", finished.only("labels"), *asked), 1, "there is no model at")
+    assert not (tmp_path / "out").exists()
