@@ -210,7 +210,10 @@ def _count(text: str) -> int:
 
 
 def _temperature(text: str) -> float | str:
-    return text if text == "std" else float(text)
+    try:
+        return text if text == "std" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected a number or std, got {text!r}") from error
 
 
 def _foreign_package() -> str | None:

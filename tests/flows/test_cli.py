@@ -32,6 +32,10 @@ def softlabel(*arguments, **variables):
     [
         ([], ["COMMAND"]),
         (["walk"], ["invalid choice: 'walk'", "run"]),
+        (
+            ["export", "a", "--to", "b", "--format", "portable", "--temperature", "hot"],
+            ["--temperature: expected a number or std, got 'hot'"],
+        ),
         (["run"], ["RECIPE"]),
         (["run", "recipe.yaml", "--stage", "deploy"], ["--stage", "'deploy'", "evaluate"]),
         (["run", "recipe.yaml", "--fast"], ["--fast"]),

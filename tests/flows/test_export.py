@@ -31,6 +31,7 @@ def test_a_split_at_a_stored_temperature_is_exported(command, finished, tmp_path
     [
         (["--format", "axolotl"], 2, ["--format axolotl", "causal_lm", "classification"]),
         (["--format", "portable", "--temperature", "3"], 2, ["--temperature", "it has: 2, 1"]),
+        (["--format", "portable", "--temperature", "std"], 2, ["no rest for std", "2, 1"]),
         (["--format", "portable", "--split", "dev"], 1, ["no split 'dev'", "train, test"]),
     ],
 )
