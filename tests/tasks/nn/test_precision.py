@@ -1,5 +1,6 @@
 """Mixed precision: it trains, its scale is kept, and it is refused where it is not to be had."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,13 +8,15 @@ import torch
 from torch import nn
 
 from storage.errors import NotFiniteError, RecipeError
+from storage.options import Task
 from tasks.loss_options import LossOptions
 from tasks.nn import precision
 from tasks.nn.learner import Learner
 from tasks.nn.trainer import Trainer
 from tasks.training_options import TrainingOptions
+from tests.tasks.nn.sequences import CLASSES, IDS, built, tokens
 from tests.tasks.nn.test_trainer import PLAIN, batch, linear, trainer_of
-from tests.tasks.toy import SquareRoot
+from tests.tasks.toy import SquareRoot, batch_of
 
 
 @pytest.fixture
@@ -54,6 +57,27 @@ def test_it_learns_what_float32_does(float16_on_cpu, name, loss):
     seen.clear()
     assert losses(halves(name)) == pytest.approx(exact, rel=0.05, abs=0.01)
     assert seen[0] == getattr(torch, name)
+
+
+@pytest.mark.parametrize("form", ["whole", "blocks"])
+def test_logits_made_with_their_losses_are_learnt_the_same(form):
+    """Of a language model whose last layer and losses are one operation, in parts too."""
+    ids = torch.arange(24).reshape(4, 6) % CLASSES
+    teacher_PC = torch.randn(24, CLASSES, generator=torch.Generator().manual_seed(1))
+    label_P, mask_P = torch.arange(24) % CLASSES, torch.arange(24) % 6 < 5
+    whole = batch_of(teacher_PC, label_P, 3, (2.0, 1.0), mask_P, inputs=(ids,))
+    data = dataclasses.replace(whole, sample_ids=list("abcd"))
+    options = tokens(vocabulary=None, tie_embeddings=False)
+
+    def losses(**changes):
+        model = built(options, Task.CAUSAL_LM, (IDS,))
+        training = TrainingOptions(learning_rate=0.01, warmup=0.0, logits=form, **changes)
+        trainer = trainer_of(model, LossOptions(), training, 20)
+        return [trainer.step(data).loss for _ in range(20)]
+
+    exact = losses()
+    assert losses(precision="bfloat16") == pytest.approx(exact, rel=0.05)
+    assert losses(precision="bfloat16", micro_batch_size=3) == pytest.approx(exact, rel=0.05)
 
 
 def test_gradients_that_overflow_halve_the_scale_and_are_passed_over(float16_on_cpu):
