@@ -50,8 +50,8 @@ def progress() -> Iterator[None]:
         return
     bars = Progress(
         SpinnerColumn(),
-        TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),
         TextColumn("[cyan]{task.fields[speed]}"),

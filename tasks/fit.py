@@ -209,7 +209,7 @@ def _note(fitting: Fitting, step: Step) -> str:
     halved = fitting.trainer.gradients.micro_batch_size != fitting.phase.training.micro_batch_size
     size = f" in parts of {fitting.trainer.gradients.micro_batch_size}" * halved
     loss = f"loss {step.result.loss:.3f}{_matched_share(fitting, step)}"
-    return f"epoch {step.epoch + 1}/{epochs}{phase} {loss}{size}"
+    return f"{loss} epoch {step.epoch + 1}/{epochs}{phase}{size}"
 
 
 def _matched_share(fitting: Fitting, step: Step) -> str:
