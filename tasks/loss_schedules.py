@@ -67,7 +67,7 @@ class FlswTemperature(Options):
 
     kind: Literal["flsw"]
     base: Temperature
-    """The mean over the positions of a batch."""
+    """The mean over the positions that are computed at once: those of a process and micro-batch."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """How far temperatures spread."""
     gamma: Annotated[float, Field(ge=0)] = 2.0
@@ -82,7 +82,7 @@ class CwsmTemperature(Options):
 
     kind: Literal["cwsm"]
     base: Temperature
-    """The mean over the positions of a batch."""
+    """The mean over the positions that are computed at once: those of a process and micro-batch."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """How far temperatures spread."""
 

@@ -25,6 +25,7 @@ from storage.data_options import DataOptions
 from storage.files import Folder
 from storage.options import Keep, LabelOptions, Task
 from storage.spec import CorpusForm, InputSpec
+from tasks.loss_options import LossOptions
 from tasks.options import StudentOptions
 from tasks.training_options import TrainingOptions
 from tests.storage.kinds import spec_of_kind, write_known_set
@@ -130,6 +131,8 @@ def test_the_recipes_of_the_readme_are_right(folder):
     for block in blocks("yaml"):
         said = yaml.safe_load(block)
         assert said
+        if list(said) == ["loss"]:
+            assert LossOptions.model_validate(said["loss"])
         if list(said) == ["training"]:
             assert TrainingOptions.model_validate(said["training"])
         for student in said.get("students", {}).values() if list(said) == ["students"] else ():
