@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tasks.nn.log_prob_slopes import Totals, outputs, slopes
-from tasks.nn.pages import roomy
-from tasks.nn.projected import Projected, Projection
+from tasks.nn.projected import Projected, Projection, Room
 from tasks.nn.row_passes import Asked, Sums, computed_in, read, write
 
 Logits = Tensor | Projected
@@ -102,7 +101,7 @@ def _apply(
     else:
         made = logits.cast()
         found = _OfProjected.apply(  # type: ignore[no-untyped-call]
-            made.hidden_PW, made.weight_CW, made.bias_C, at_P, present_PK, asked, made.whole
+            made.hidden_PW, made.weight_CW, made.bias_C, at_P, present_PK, asked, made.room
         )
     return cast("tuple[Tensor, Tensor, Tensor]", found)
 
@@ -129,7 +128,7 @@ class _OfLogits(torch.autograd.Function):
         made, at_slope_P = slopes(totals, present_PK, ctx.asked, grads)
         grad_PC = None
         if ctx.needs_input_grad[0]:
-            grad_PC = roomy(logit_PC.shape, logit_PC.dtype, logit_PC.device)
+            grad_PC = torch.empty(logit_PC.shape, dtype=logit_PC.dtype, device=logit_PC.device)
             write(logit_PC, ctx.asked, made, grad_PC)
         return grad_PC, at_slope_P, None, None
 
@@ -146,16 +145,16 @@ class _OfProjected(torch.autograd.Function):
         at_P: Tensor | None,
         present_PK: Tensor,
         asked: Asked,
-        whole: bool,
+        room: Room | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        projection = Projection(hidden_PW, weight_CW, bias_C, whole=whole)
+        projection = Projection(hidden_PW, weight_CW, bias_C, room=room)
         sums = Sums.of(asked, hidden_PW.new_empty(0, dtype=computed_in(hidden_PW.dtype)))
         for rows, logit_RC in projection.blocks():
             read(logit_RC, asked.rows(rows), sums.rows(rows))
         found, ctx.totals = outputs(sums, present_PK, asked, len(weight_CW))
         ctx.save_for_backward(hidden_PW, weight_CW, bias_C, present_PK)
         ctx.asked = asked
-        ctx.whole, ctx.logit_PC = whole, projection.logit_PC
+        ctx.room, ctx.logit_PC = room, projection.logit_PC
         return found
 
     @staticmethod
@@ -167,7 +166,7 @@ class _OfProjected(torch.autograd.Function):
             hidden_PW,
             weight_CW,
             bias_C,
-            whole=ctx.whole,
+            room=ctx.room,
             logit_PC=ctx.logit_PC,
             wanted=ctx.needs_input_grad[:3],
         )
@@ -175,4 +174,5 @@ class _OfProjected(torch.autograd.Function):
         for rows, logit_RC in projection.blocks():
             write(logit_RC, ctx.asked.rows(rows), made.rows(rows), logit_RC)
             projection.collect(rows, logit_RC)
+        projection.give_back()
         return (*projection.grads(), at_slope_P, None, None, None)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from storage.errors import ModelError
 from tasks.nn.batch import Batch, by_position
 from tasks.nn.kept_log_probs import Logits
-from tasks.nn.projected import Projected
+from tasks.nn.projected import Projected, Room
 from tasks.nn.token_models import TiedLinear
 from tasks.training_options import LogitsForm
 
@@ -45,6 +45,7 @@ class StudentLogits:
         self._form = form
         self._layer: Layer | None = None
         self._looked = False
+        self._room = Room()
 
     def of(self, batch: Batch) -> tuple[Logits, Batch]:
         """The logits of the positions that count, or of all, and what they are compared with.
@@ -71,7 +72,7 @@ class StudentLogits:
         whole = self._form is LogitsForm.WHOLE or (
             self._form is LogitsForm.AUTO and size_bytes <= _WHOLE_BYTES
         )
-        return Projected(hidden_PW, layer.weight, layer.bias, whole)
+        return Projected(hidden_PW, layer.weight, layer.bias, self._room if whole else None)
 
     def _last_layer(self, batch: Batch) -> Layer | None:
         """The layer to run apart; None where there is none, it is watched, or compiled with all."""

@@ -11,10 +11,37 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tasks.nn.pages import roomy
-
 _BLOCK_ELEMENTS = 1 << 23
 _DEVICE_BLOCK_ELEMENTS = 1 << 26
+
+
+class Room:
+    """Memory for the logits of all positions, used again from step to step.
+
+    Fresh pages cost 0.15 s for 400 MB, and more on some virtual machines. Who takes the room has it
+    alone until it is given back; meanwhile others get new memory. On CUDA torch's own cache does
+    the same.
+    """
+
+    def __init__(self) -> None:
+        self._free: Tensor | None = None
+
+    def __deepcopy__(self, memo: object) -> Room:
+        """A room of its own: what is in it means nothing."""
+        return Room()
+
+    def take(self, shape: torch.Size, like: Tensor) -> Tensor:
+        """A tensor that is not filled, of the dtype and device of `like`."""
+        free, self._free = self._free, None
+        fits = free is not None and free.dtype == like.dtype and len(free) >= shape.numel()
+        if free is None or not fits or free.device != like.device:
+            return like.new_empty(shape)
+        return free[: shape.numel()].view(shape)
+
+    def give_back(self, logit_PC: Tensor) -> None:
+        """Nobody uses it any longer."""
+        if logit_PC.device.type == "cpu":
+            self._free = logit_PC.new_empty(0).set_(logit_PC.untyped_storage())
 
 
 @dataclass(frozen=True)
@@ -25,14 +52,14 @@ class Projected:
         hidden_PW: what the output layer gets.
         weight_CW: its weight.
         bias_C: its bias, or None.
-        whole: whether the logits of all positions are made at once and kept for the gradient,
-            which overwrites them; else those of a block of positions at a time, twice.
+        room: where the logits of all positions are made at once, and kept for the gradient, which
+            overwrites them; None: those of a block of positions are made at a time, twice.
     """
 
     hidden_PW: Tensor
     weight_CW: Tensor
     bias_C: Tensor | None = None
-    whole: bool = False
+    room: Room | None = None
 
     def __len__(self) -> int:
         """P."""
@@ -81,7 +108,7 @@ class Projection:
         hidden_PW: what the output layer gets.
         weight_CW: its weight.
         bias_C: its bias, or None.
-        whole: one block of all positions.
+        room: for one block of all positions; None: for several blocks.
         logit_PC: its logits, where they are made already.
         wanted: which gradients are: of hidden, weight and bias.
     """
@@ -92,14 +119,14 @@ class Projection:
         weight_CW: Tensor,
         bias_C: Tensor | None,
         *,
-        whole: bool,
+        room: Room | None,
         logit_PC: Tensor | None = None,
         wanted: Sequence[bool] = (False, False, False),
     ) -> None:
         self.hidden_PW, self.weight_CW, self.bias_C = hidden_PW, weight_CW, bias_C
-        self.whole, self.logit_PC = whole, logit_PC
+        self.room, self.logit_PC = room, logit_PC
         # What blocks are added to is float32 at least.
-        added = hidden_PW.dtype if whole else torch.promote_types(hidden_PW.dtype, torch.float32)
+        added = hidden_PW.dtype if room else torch.promote_types(hidden_PW.dtype, torch.float32)
         self._hidden_grad_PW = torch.empty_like(hidden_PW) if wanted[0] else None
         self._weight_grad_CW = torch.zeros_like(weight_CW, dtype=added) if wanted[1] else None
         self._bias_grad_C = (
@@ -112,12 +139,15 @@ class Projection:
         if self.logit_PC is not None:
             yield slice(0, positions), self.logit_PC
             return
-        on_cpu = self.hidden_PW.device.type == "cpu"
-        most = (_BLOCK_ELEMENTS if on_cpu else _DEVICE_BLOCK_ELEMENTS) // classes
-        size = positions if self.whole else min(positions, max(1, most))
-        buffer_RC = roomy((size, classes), self.hidden_PW.dtype, self.hidden_PW.device)
-        if self.whole:
-            self.logit_PC = buffer_RC
+        if self.room is not None:
+            size = positions
+            shape = torch.Size((positions, classes))
+            self.logit_PC = buffer_RC = self.room.take(shape, self.hidden_PW)
+        else:
+            on_cpu = self.hidden_PW.device.type == "cpu"
+            most = (_BLOCK_ELEMENTS if on_cpu else _DEVICE_BLOCK_ELEMENTS) // classes
+            size = min(positions, max(1, most))
+            buffer_RC = self.hidden_PW.new_empty(size, classes)
         for start in range(0, positions, max(size, 1)):
             rows = slice(start, min(start + size, positions))
             logit_RC = buffer_RC[: rows.stop - start]
@@ -133,6 +163,12 @@ class Projection:
                 _add_product(self._weight_grad_CW, grad_RC.T, self.hidden_PW[rows])
             if self._bias_grad_C is not None:
                 self._bias_grad_C += grad_RC.sum(dim=0, dtype=self._bias_grad_C.dtype)
+
+    def give_back(self) -> None:
+        """The logits are not needed any longer."""
+        if self.room is not None and self.logit_PC is not None:
+            self.room.give_back(self.logit_PC)
+            self.logit_PC = None
 
     def grads(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The gradients of hidden, weight and bias; None where not wanted."""

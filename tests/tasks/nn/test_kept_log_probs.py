@@ -3,6 +3,7 @@
 Shape letters: P positions, C classes, K kept, W the width of the output layer's input.
 """
 
+import copy
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from tasks.nn.kept_log_probs import (
     student_log_probs,
 )
 from tasks.nn.losses import distillation_loss
-from tasks.nn.projected import Projected
+from tasks.nn.projected import Projected, Room
 from tests.tasks import dense
 from tests.tasks.toy import batch_of
 
@@ -191,7 +192,7 @@ def test_logits_that_are_never_whole_give_what_whole_ones_give(case, at, biased,
     ours, theirs = leaves(), leaves()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.nn.projected._BLOCK_ELEMENTS", 2 * classes)
-        found = asked_of(Projected(*ours, whole=whole), case, at, 0.1)
+        found = asked_of(Projected(*ours, room=Room() if whole else None), case, at, 0.1)
         weighed(found, case).backward()
     wanted = asked_of(F.linear(*theirs), case, at, 0.1)
     weighed(wanted, case).backward()
@@ -207,7 +208,7 @@ def test_a_second_pass_backward_gives_the_same(whole):
     torch.manual_seed(0)
     hidden_PW, weight_CW = torch.randn(6, 3).requires_grad_(), torch.randn(5, 3).requires_grad_()
     index_PK = torch.tensor([[0, 1]] * 6)
-    projected = Projected(hidden_PW, weight_CW, whole=whole)
+    projected = Projected(hidden_PW, weight_CW, room=Room() if whole else None)
     found = student_log_probs(projected, index_PK, index_PK >= 0, 2.0)
     value = (found.kept_PK * torch.tensor([0.3, -1.0])).sum() + found.rest_P.sum()
     value.backward(retain_graph=True)
@@ -217,13 +218,40 @@ def test_a_second_pass_backward_gives_the_same(whole):
     close((hidden_PW.grad, weight_CW.grad), once, 1e-6)
 
 
+def test_room_is_used_again_and_never_by_two_at_once():
+    torch.manual_seed(0)
+    room = Room()
+    weight_CW, label_P = torch.randn(5, 3, requires_grad=True), torch.tensor([0, 3, 2, 2])
+
+    def loss(positions, hidden_PW):
+        projected = Projected(hidden_PW[:positions], weight_CW, room=room)
+        return hard_log_probs(projected, label_P[:positions]).sum()
+
+    def plain(positions, hidden_PW):
+        logit_PC = hidden_PW[:positions] @ weight_CW.T
+        return F.cross_entropy(logit_PC, label_P[:positions], reduction="sum")
+
+    for positions in (4, 2, 4):
+        one_PW, other_PW = torch.randn(2, 4, 3).unbind()
+        both = loss(positions, one_PW), loss(4, other_PW)
+        for found, wanted in zip(both, (plain(positions, one_PW), plain(4, other_PW)), strict=True):
+            close(found, wanted, 1e-5)
+            got, want = (torch.autograd.grad(value, weight_CW) for value in (found, wanted))
+            close(got, want, 1e-5)
+    assert copy.deepcopy(room)._free is None
+    taken = room.take(torch.Size((4, 5)), weight_CW)
+    assert room.take(torch.Size((4, 5)), weight_CW).data_ptr() != taken.data_ptr()
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_tied_weights_get_both_gradients(whole):
     torch.manual_seed(0)
     ids_P = torch.tensor([4, 1, 1, 0])
     label_P = torch.tensor([0, 3, 2, 2])
     weight_CW = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    hard_log_probs(Projected(weight_CW[ids_P], weight_CW, whole=whole), label_P).sum().backward()
+    hard_log_probs(
+        Projected(weight_CW[ids_P], weight_CW, room=Room() if whole else None), label_P
+    ).sum().backward()
     tied_CW = weight_CW.detach().clone().requires_grad_()
     F.cross_entropy(tied_CW[ids_P] @ tied_CW.T, label_P, reduction="sum").backward()
     close(weight_CW.grad, tied_CW.grad)
@@ -237,7 +265,7 @@ def test_under_autocast_a_product_is_in_half_precision_and_the_rest_is_not(whole
     label_P = torch.randint(0, 20, (40,))
     with torch.autocast("cpu", torch.bfloat16), pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.nn.projected._BLOCK_ELEMENTS", 160)
-        found = hard_log_probs(Projected(*ours, whole=whole), label_P)
+        found = hard_log_probs(Projected(*ours, room=Room() if whole else None), label_P)
     assert found.dtype == torch.float32
     found.sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
