@@ -325,7 +325,10 @@ class Project:
 
     def _teacher_weights(self) -> str:
         """The digest of the weights of the teacher that made the label set."""
-        current = read_record(self.store, layout.current(self._asked))
+        name = layout.current(self._asked)
+        if not self.store.exists(name):  # another recipe's label set, which this one will find
+            return str(self.require_teacher().details["weights_digest"])
+        current = read_record(self.store, name)
         known: str | None = current.get("teacher_weights")
         if known is not None:
             return known

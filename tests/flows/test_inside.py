@@ -5,6 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from flows.project import Project
+from flows.status import plan_stages
 from storage.errors import MissingProductError
 from tests.flows.blobs import blobs_recipe
 
@@ -75,3 +77,18 @@ def test_a_live_teacher_stored_features_and_weights_to_begin_with(workspace):
     assert workspace.run(stages=["train"])["train"]["status"] == "cached"
     with pytest.raises(MissingProductError, match=r"^students\.live: it needs the teacher itself"):
         workspace.run(stages=["train"], overrides=["students.live.training.seed=1"])
+
+
+def test_another_recipe_finds_the_labels_and_the_teacher_that_are_there(copied):
+    """Its own name of the label set is written by the label stage, which has not run yet."""
+    asked = [
+        "name=other", "students.small.teacher=live",
+        "students.small.match=[{teacher: module.0, student: module.0}]",
+    ]  # fmt: skip
+    plans = {
+        plan.stage: plan for plan in plan_stages(Project.open(copied.recipe, asked), ["small"])
+    }
+    assert plans["teacher"].done
+    assert plans["label"].done
+    assert not plans["train"].done
+    assert "teacher_weights" in plans["train"].why
