@@ -21,6 +21,7 @@ BENCHMARKS = (
     "augmenting",
     "padding",
     "label_stage",
+    "streaming",
     "inside",
     "stored_features",
     "checkpoints",

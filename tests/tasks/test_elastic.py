@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.files import Folder
 from storage.options import LabelOptions
 from tasks.sources import CorpusSource, LabelSource
 from tasks.stream import Stream
@@ -24,8 +25,6 @@ SAID = {"batch_size": 6, "seed": 7, "window": 2}
 
 @pytest.fixture(scope="module", params=[SAMPLES, FEW], ids=["many", "few"])
 def source(request, tmp_path_factory):
-    from storage.files import Folder
-
     store = Folder.open(tmp_path_factory.mktemp("elastic"))
     corpus = numbered_corpus({"train": request.param})
     labels = label_set(store, corpus, TableTeacher(random_table(40)), OPTIONS)
@@ -90,7 +89,7 @@ def test_ranks_with_workers_give_the_same(source, world, workers):
     whole = run_of(source, [(1, 0)])(())
     run = run_of(source, [(world, workers), (1, 0), (2, 2)])
     assert run(()) == whole
-    assert run((3,)) == whole
+    assert run((min(3, len(whole)),)) == whole
     assert run((1, 1, len(whole) - 1)) == whole
 
 
