@@ -138,15 +138,19 @@ class Gradients:
         return Counts(int(positions), int(real), int(samples)), careful > 0
 
     def _take_mean(self) -> None:
+        """A parameter that only some ranks used has a gradient on all of them afterwards."""
         if self.ranks.world == 1:
             return
-        gradients = [entry.grad for entry in self.learner.parameters() if entry.grad is not None]
-        total = self.ranks.sum(torch.cat([entry.flatten() for entry in gradients]))
-        mean = total / self.ranks.world
-        start = 0
-        for own in gradients:
-            own.copy_(mean[start : start + own.numel()].view_as(own))
-            start += own.numel()
+        learnt = [entry for entry in self.learner.parameters() if entry.requires_grad]
+        used = torch.tensor([float(entry.grad is not None) for entry in learnt], device=self.device)
+        own = [torch.zeros_like(entry) if entry.grad is None else entry.grad for entry in learnt]
+        total = self.ranks.sum(torch.cat([used, *(entry.flatten() for entry in own)]))
+        start = len(learnt)
+        for entry, by_any in zip(learnt, total[:start].tolist(), strict=True):
+            if by_any:
+                found = total[start : start + entry.numel()] / self.ranks.world
+                entry.grad = found.view_as(entry).to(entry.dtype)
+            start += entry.numel()
 
     def _size(self, batch: Batch) -> int:
         return self.micro_batch_size or batch.num_samples

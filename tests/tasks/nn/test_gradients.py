@@ -158,3 +158,39 @@ def test_every_rank_names_the_samples_of_one():
     for error in together(2, work):
         assert isinstance(error, NotFiniteError)
         assert str(error).startswith("step 0: the loss is nan, from the stored inputs of sample-5;")
+
+
+class Choosy(nn.Module):
+    """Uses its second layer only where a sample of the batch wants it, and never its third."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 4) for _ in range(3))
+
+    def forward(self, x):
+        found = self.layers[0](x)
+        wanted = x[:, 0] > 1
+        return found + wanted[:, None] * self.layers[1](x) if wanted.any() else found
+
+
+def test_a_parameter_that_one_rank_uses_has_its_gradient_on_all():
+    def model():
+        torch.manual_seed(2)
+        return Choosy()
+
+    whole = model()
+    wanting = batch(4)
+    wanting.inputs[0][:, 0] = torch.tensor([0.0, 0.0, 0.0, 2.0])
+    gradients_of(whole).of(wanting, 0.0)
+
+    owns = [model(), model()]
+
+    def work(ranks):
+        part = wanting.part(2 * ranks.rank, 2 * ranks.rank + 2)
+        gradients_of(owns[ranks.rank], ranks=ranks).of(part, 0.0)
+
+    together(2, work)
+    for own in owns:
+        for layer, expected in zip(own.layers[:2], whole.layers[:2], strict=True):
+            torch.testing.assert_close(layer.weight.grad, expected.weight.grad)
+        assert own.layers[2].weight.grad is None
