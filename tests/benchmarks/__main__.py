@@ -28,6 +28,7 @@ BENCHMARKS = (
     "steps",
     "sparse_dense",
     "losses",
+    "processes",
     "three_students",
 )
 
