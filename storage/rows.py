@@ -10,7 +10,7 @@ Shape letters: B samples, N positions of all samples, W values of a position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -115,22 +115,45 @@ def concatenate(parts: Sequence[Rows]) -> dict[str, Column]:
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
 
-def gather(parts: Sequence[Rows], rows: NDArray[np.int64]) -> dict[str, Column]:
-    """The samples at `rows`, each at most once, of all samples of `parts`, in that order.
+def gather(
+    parts: Sequence[Rows], rows: NDArray[np.int64], size: int
+) -> Iterator[dict[str, Column]]:
+    """The samples at `rows` of all samples of `parts`, in that order, `size` at a time.
 
-    The same as taking them of the concatenation, but for a copy of each value less.
+    The same as taking them of the concatenation, which is made only where lengths vary.
     """
-    places = _places(parts, rows)
-    return {name: _gathered([part[name] for part in parts], rows, places) for name in parts[0]}
+    starts = np.cumsum([0, *map(num_rows, parts)])
+    blocks = {name: _blocks([part[name] for part in parts]) for name in parts[0]}
+    for first in range(0, len(rows), size):
+        some = rows[first : first + size]
+        places = _places(starts, some)
+        yield {name: _gathered(block, some, places) for name, block in blocks.items()}
 
 
-def _places(
-    parts: Sequence[Rows], rows: NDArray[np.int64]
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """For each part, which of its samples come, in their stored order, and where each goes."""
+Places = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""For each part, which of its samples come, in their stored order, and where each goes."""
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A column of several parts whose samples all have the same shape."""
+
+    arrays: Sequence[Array]
+    is_ragged: bool
+
+
+def _blocks(columns: Sequence[Column]) -> _Blocks | Column:
+    """The parts of a column; joined where the shapes of their samples vary."""
+    blocks = [block for block in map(_block, columns) if block is not None]
+    alike = {(block.dtype, block.shape[1:]) for block in blocks}
+    if len(blocks) == len(columns) and len(alike) == 1:
+        return _Blocks(blocks, isinstance(columns[0], Ragged))
+    return _joined(columns)
+
+
+def _places(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> Places:
     by_row = np.argsort(rows)
     sorted_rows = rows[by_row]
-    starts = np.cumsum([0, *map(num_rows, parts)])
     bounds = np.searchsorted(sorted_rows, starts)
     return [
         (sorted_rows[first:last] - start, by_row[first:last])
@@ -138,25 +161,17 @@ def _places(
     ]
 
 
-def _gathered(
-    columns: Sequence[Column],
-    rows: NDArray[np.int64],
-    places: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-) -> Column:
-    blocks = [_block(column) for column in columns]
-    alike = {(block.dtype, block.shape[1:]) for block in blocks if block is not None}
-    if len(alike) != 1 or any(block is None for block in blocks):
-        joined = _joined(columns)
-        return joined.take(rows) if isinstance(joined, Ragged) else joined[rows]
-    ((dtype, shape),) = alike
-    found = np.empty((len(rows), *shape), dtype)
-    for block, (chosen, where) in zip(blocks, places, strict=True):
-        assert block is not None
-        found[where] = block if len(chosen) == len(block) else block[chosen]
-    if not isinstance(columns[0], Ragged):
+def _gathered(column: _Blocks | Column, rows: NDArray[np.int64], places: Places) -> Column:
+    if not isinstance(column, _Blocks):
+        return column.take(rows) if isinstance(column, Ragged) else column[rows]
+    shape = column.arrays[0].shape[1:]
+    found = np.empty((len(rows), *shape), column.arrays[0].dtype)
+    for block, (chosen, where) in zip(column.arrays, places, strict=True):
+        if len(chosen):
+            found[where] = block[chosen]
+    if not column.is_ragged:
         return found
-    lengths_B = np.full(len(rows), shape[0], np.int64)
-    return Ragged(found.reshape(-1, *shape[1:]), lengths_B)
+    return Ragged(found.reshape(-1, *shape[1:]), np.full(len(rows), shape[0], np.int64))
 
 
 def _block(column: Column) -> Array | None:

@@ -7,19 +7,22 @@ before are cut into batches. A window and what is read of the next one are in me
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from storage.order import Window
 from storage.rows import Rows, gather, take
 from tasks.background import Ahead
 from tasks.sources import Source
 
+_PIECES: Final = 8
+"""Of a window: small enough for memory to be used again, and for the processor's cache."""
+
 
 class Loader(Protocol):
     """Gives the rows of windows."""
 
     def rows(self, windows: Iterable[Window]) -> Generator[Rows]:
-        """The rows of each window, in their order; after half of them, `close` is needed."""
+        """The rows of all windows, in their order; after half of them, `close` is needed."""
 
     def close(self) -> None:
         """End whatever still runs for it; it can be used again."""
@@ -34,13 +37,14 @@ class ThreadLoader:
         self._window = window
 
     def rows(self, windows: Iterable[Window]) -> Generator[Rows]:
-        """The rows of each window, in their order."""
+        """The rows of all windows, in their order."""
         with Ahead(self._groups(windows), self._window, "softlabel-read") as groups:
             parts: list[Rows] = []
             for window, rows in groups:
                 parts.append(rows)
                 if len(parts) == len(window.groups):
-                    yield gather(parts, window.among_chosen())
+                    order = window.among_chosen()
+                    yield from gather(parts, order, -(-len(order) // _PIECES))
                     parts = []
 
     def close(self) -> None:

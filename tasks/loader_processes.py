@@ -53,7 +53,7 @@ class ProcessLoader:
         weakref.finalize(self, _end, self._children)
 
     def rows(self, windows: Iterable[Window]) -> Generator[Rows]:
-        """The rows of each window, in their order; after half of them, `close` is needed.
+        """The rows of all windows, in their order; after half of them, `close` is needed.
 
         Raises:
             StoreError: a process died.
@@ -136,7 +136,8 @@ def _run(connection: Connection, source: Source, paths: list[str]) -> None:
         while True:
             window = connection.recv()
             try:
-                rows = gather(list(reader.read(window)), window.among_chosen())
+                order = window.among_chosen()
+                (rows,) = gather(list(reader.read(window)), order, len(order))
                 send_rows(connection, rows, os.getppid())
             except BrokenPipeError:
                 return

@@ -141,17 +141,19 @@ class Stream:
         order = self._order.windows(self.epoch, skip=self.consumed)
         with contextlib.closing(self._loader.rows(self._part.windows(order, left))) as windows:
             waiting: Rows = {}
+            place = count = 0
             for size in self._part.batches(left):
                 first, last = self._part.bounds(size)
                 pieces: list[Rows] = []
                 missing = last - first
                 while missing:
-                    waiting = waiting or next(windows)
-                    count = num_rows(waiting)
-                    taken = min(missing, count)
-                    pieces.append(part(waiting, 0, taken))
-                    waiting = part(waiting, taken, count) if taken < count else {}
-                    missing -= taken
+                    if place == count:
+                        waiting = next(windows)
+                        place, count = 0, num_rows(waiting)
+                    stop = min(place + missing, count)
+                    pieces.append(part(waiting, place, stop))
+                    missing -= stop - place
+                    place = stop
                 batch = self._collated(concatenate(pieces))
                 yield size, batch.emptied() if self._part.is_stand_in(size) else batch
 
