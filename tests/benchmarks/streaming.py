@@ -29,7 +29,7 @@ _SHARDS = 32
 _BATCH = 4
 """Blocks of 512 positions: 2,048 positions a step."""
 _REPEATS = 5
-_FEW, _MANY = 3, 60
+_FEW, _MANY = 16, 320
 _WINDOW = 4
 _PROGRAM = """
 import re, sys
