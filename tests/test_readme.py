@@ -120,7 +120,7 @@ def test_every_file_that_the_readme_links_to_exists():
 
 
 def test_the_recipes_of_the_readme_are_right(folder):
-    from flows.recipe import load_recipe
+    from flows.recipe import ExecutionOptions, load_recipe
 
     assert load_recipe(str(folder / "wine.yaml")).recipe.name == "wine"
     kinds = [yaml.safe_load(block) for block in blocks("yaml") if "splits:" in block]
@@ -133,6 +133,8 @@ def test_the_recipes_of_the_readme_are_right(folder):
         assert said
         if list(said) == ["loss"]:
             assert LossOptions.model_validate(said["loss"])
+        if list(said) == ["execution"]:
+            assert ExecutionOptions.model_validate(said["execution"])
         if list(said) == ["training"]:
             assert TrainingOptions.model_validate(said["training"])
         for student in said.get("students", {}).values() if list(said) == ["students"] else ():

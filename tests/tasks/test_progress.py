@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.progress import Progress, listening, track
+from tasks.progress import Progress, listening, relaying, track
 
 
 def test_each_step_is_told():
@@ -81,3 +81,17 @@ def test_a_rate_may_be_told_in_something_finer():
     said = Progress(0, "fit", "steps", 10, done=2, seconds=2.0, finer="samples", finer_done=3000)
     assert said.rate == "1,500 samples/s"
     assert Progress(0, "label", "rows", 10, done=6, seconds=2.0).rate == "3/s"
+
+
+def test_what_another_process_says_is_told_here_under_a_number_of_its_own():
+    told = []
+    with listening(told.append), track("here", 1, "steps") as here, relaying() as tell:
+        tell(Progress(here.progress.number, "there", "steps", 4, done=1))
+        tell(Progress(here.progress.number, "there", "steps", 4, done=2))
+    there = [progress for progress in told if progress.title == "there"]
+    assert [(progress.done, progress.ended) for progress in there] == [
+        (1, False),
+        (2, False),
+        (2, True),
+    ]
+    assert len({progress.number for progress in there} | {here.progress.number}) == 2
