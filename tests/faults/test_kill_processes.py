@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,7 +14,6 @@ import yaml
 from storage import layout
 from tasks.history import read_history
 from tests.faults.command import Command, result_of, until
-from tests.faults.test_kill import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 TWO = ("--set", "students.distilled.training.processes=2")
@@ -52,12 +52,21 @@ def losses(store: Path) -> list[float]:
     return [row["loss"] for row in read_history((folder / layout.HISTORY).read_bytes())]
 
 
+def newest(store: Path) -> str:
+    """The name of the newest checkpoint, or nothing."""
+    return max((path.name for path in store.glob("students/*/checkpoints/step-*")), default="")
+
+
+def is_later(store: Path, before: str) -> bool:
+    return newest(store) > before
+
+
 def training(command: Command, *arguments: str) -> subprocess.Popen[bytes]:
     """The command at work, after its first checkpoint."""
     for left in command.store.glob("students/*/checkpoints/step-*"):
         left.unlink()
     process = command.start(*TRAIN, *TWO, "--force", *arguments)
-    until(lambda: any(command.store.glob("students/*/checkpoints/step-*")), "a checkpoint")
+    until(lambda: newest(command.store), "a checkpoint")
     return process
 
 
@@ -69,13 +78,11 @@ def ranks(command: Command) -> list[psutil.Process]:
 
 def test_killed_and_gone_on_with_by_another_number_of_processes(labelled):
     command, expected = labelled
-    assert command.kill_when(
-        files(command.store, "students/*/checkpoints/step-*", 1), 0.2, *TRAIN, *TWO
-    )
-    assert not command.processes()
-    assert command.kill_when(
-        files(command.store, "students/*/checkpoints/step-*", 2), 0.0, *TRAIN, *ONE
-    )
+    for number in (TWO, ONE, TWO):
+        before = newest(command.store)
+        reached = partial(is_later, command.store, before)
+        assert command.kill_when(reached, 0.1, *TRAIN, *number)
+        assert not command.processes()
     command.finish(*TRAIN, *TWO)
     assert losses(command.store) == pytest.approx(expected, rel=1e-3)
     until(lambda: not command.processes(), "the end of all processes", seconds=30.0)
