@@ -3,19 +3,22 @@
 SmolLM2-135M over Python's own source labels once; three small language models learn from what it
 stored. Beside it, what the same three take with the teacher run in every step. Loading the teacher
 counts nowhere.
+
+Shape letters: R rounds, 4 what is timed in each, S seconds by the clock and of the processor.
 """
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flows.project import Labels, Project
@@ -51,6 +54,8 @@ _LOSS = LossOptions(soft_weight=0.9, temperature=_TEMPERATURE)
 _TRAINING = TrainingOptions(epochs=2, batch_size=8, learning_rate=0.002)
 _REPEATS = 3
 _CPU = torch.device("cpu")
+Costs = NDArray[np.float64]
+"""Seconds by the clock and of the processor, the last axis."""
 
 
 @dataclass(frozen=True)
@@ -89,53 +94,47 @@ def run() -> list[Figure]:
         rounds = [_round(setting, f"{store}/round-{place}") for place in range(_REPEATS)]
         with_teacher = _timed(lambda: _plain(setting, _WIDTHS, setting.teacher))
         positions = sum(shard.positions for shard in setting.labels.plan.wanted)
-    ratios = sorted(ours / theirs for _, _, ours, theirs in rounds)
-    columns = zip(*rounds, strict=True)
-    teacher, labelling, ours, theirs = (statistics.median(column) for column in columns)
+    cost_R4S = np.array(rounds)
+    bare, plain, labelling, trained = cost_R4S.transpose(1, 0, 2)
+    ours, theirs = labelling + trained, bare + plain
     students = f"{len(_WIDTHS)} students of 4 layers and widths {', '.join(map(str, _WIDTHS))}"
     how = (
         f"SmolLM2, {positions:,} positions, k=64; {students}, {_TRAINING.epochs} epochs of batches "
         f"of {_TRAINING.batch_size} blocks of 128, soft and hard loss; {_REPEATS} times in turn"
     )
+    beside = "the same batches, the teacher run in every step, dense KL over 49,152 classes; once"
+    name = "one label set and three students, over one teacher pass and three plain trainings"
     return [
-        Figure(
-            "one label set and three students, over one teacher pass and three plain trainings",
-            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}; {ours:.1f} s "
-            f"over {theirs:.1f} s)",
-            "at most 1.1",
-            how,
-        ),
-        Figure(
-            "of it: labelling, over the bare teacher pass",
-            f"{labelling / teacher:.3f} ({labelling:.1f} s over {teacher:.1f} s)",
-            "-",
-            "the same; writing the shards included",
-        ),
-        Figure(
-            "of it: three students from stored labels, over three plain trainings",
-            f"{(ours - labelling) / (theirs - teacher):.3f} ({ours - labelling:.1f} s over "
-            f"{theirs - teacher:.1f} s)",
-            "-",
-            "the same; reading, checkpoints and history included",
-        ),
-        Figure(
-            "three students with a live teacher, over one label set and three students",
-            f"{with_teacher / ours:.2f} ({with_teacher:.1f} s over {ours:.1f} s)",
-            "-",
-            "the same batches, the teacher run in every step, dense KL over 49,152 classes; once",
-        ),
-    ]
+        Figure(name, _compared(ours, theirs), "at most 1.1", how),
+        Figure("of it: labelling, over the bare teacher pass", _compared(labelling, bare), "-",
+               "writing the shards included"),
+        Figure("of it: three students from stored labels, over three plain trainings",
+               _compared(trained, plain), "-", "reading, checkpoints and history included"),
+        Figure("three students with a live teacher, over one label set and three students",
+               _compared(with_teacher[None], ours), "-", beside),
+    ]  # fmt: skip
 
 
-def _round(setting: _Setting, store: str) -> tuple[float, float, float, float]:
-    """Seconds of the bare teacher pass, of labelling, of all of ours, of all of theirs."""
+def _compared(first_RS: Costs, second_RS: Costs) -> str:
+    """Ratios of the medians over the rounds: by the clock, and of the processor's seconds."""
+    first_S, second_S = np.median(first_RS, axis=0), np.median(second_RS, axis=0)
+    clock, processor = first_S / second_S
+    text = f"{clock:.3f} by the clock ({first_S[0]:.1f} s over {second_S[0]:.1f} s"
+    if len(first_RS) == len(second_RS):
+        ratio_R = np.sort(first_RS[:, 0] / second_RS[:, 0])
+        text += f"; {ratio_R[0]:.3f} to {ratio_R[-1]:.3f}"
+    return f"{text}), {processor:.3f} by the processor"
+
+
+def _round(setting: _Setting, store: str) -> tuple[Costs, Costs, Costs, Costs]:
+    """What the bare teacher pass, the plain trainings, labelling and the students cost."""
     bare = _timed(lambda: _pass(setting))
     plain = _timed(lambda: _plain(setting, _WIDTHS))
     folder = Folder.open(store)
     labelling = _timed(lambda: _label(setting, folder))
     with closing(LabelSet.open(folder)) as labels:
         trained = _timed(lambda: _students(setting, labels, folder))
-    return bare, labelling, labelling + trained, bare + plain
+    return bare, plain, labelling, trained
 
 
 def _pass(setting: _Setting) -> None:
@@ -178,15 +177,14 @@ def _plain(setting: _Setting, widths: Sequence[int], teacher: Teacher | None = N
 
 
 def _plain_loss(model: nn.Module, batch: Batch, teacher: Teacher | None) -> Tensor:
-    logit_PC = by_position(model(*batch.inputs))[batch.mask_P]
-    hard = F.cross_entropy(logit_PC, batch.label_P[batch.mask_P])
+    logit_PC = by_position(model(*batch.inputs))
+    hard = F.cross_entropy(logit_PC, batch.label_P)  # -100 where a position does not count
     if teacher is None:
         return hard
-    teacher_PC = by_position(teacher.logits(batch.inputs))[batch.mask_P].clone()
+    teacher_PC = by_position(teacher.logits(batch.inputs)).clone()
     at = _TEMPERATURE
     log_q_PC, p_PC = F.log_softmax(logit_PC / at, dim=1), F.softmax(teacher_PC / at, dim=1)
-    soft = F.kl_div(log_q_PC, p_PC, reduction="batchmean")
-    return 0.9 * at * at * soft + 0.1 * hard
+    return 0.9 * at * at * F.kl_div(log_q_PC, p_PC, reduction="batchmean") + 0.1 * hard
 
 
 @contextmanager
@@ -205,7 +203,8 @@ def _setting(store: str) -> Iterator[_Setting]:
         corpus.close()
 
 
-def _timed(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
+def _timed(work: Callable[[], None]) -> Costs:
+    """Seconds by the clock, and of the processor over all threads; [2]."""
+    started, used = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return np.array([time.perf_counter() - started, time.process_time() - used])
