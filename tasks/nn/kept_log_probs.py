@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tasks.nn.log_prob_slopes import Totals, outputs, slopes
+from tasks.nn.positions import some_rows
 from tasks.nn.projected import Projected, Projection, Room
 from tasks.nn.row_passes import Asked, Sums, computed_in, read, write
 
@@ -150,7 +151,7 @@ class _OfProjected(torch.autograd.Function):
         projection = Projection(hidden_PW, weight_CW, bias_C, room=room)
         sums = Sums.of(asked, hidden_PW.new_empty(0, dtype=computed_in(hidden_PW.dtype)))
         for rows, logit_RC in projection.blocks():
-            read(logit_RC, asked.rows(rows), sums.rows(rows))
+            read(logit_RC, some_rows(asked, rows), some_rows(sums, rows))
         found, ctx.totals = outputs(sums, present_PK, asked, len(weight_CW))
         ctx.save_for_backward(hidden_PW, weight_CW, bias_C, present_PK)
         ctx.asked = asked
@@ -172,7 +173,7 @@ class _OfProjected(torch.autograd.Function):
         )
         ctx.logit_PC = None  # is overwritten; a second pass backward makes the logits again
         for rows, logit_RC in projection.blocks():
-            write(logit_RC, ctx.asked.rows(rows), made.rows(rows), logit_RC)
+            write(logit_RC, some_rows(ctx.asked, rows), some_rows(made, rows), logit_RC)
             projection.collect(rows, logit_RC)
         projection.give_back()
         return (*projection.grads(), at_slope_P, None, None, None)

@@ -15,20 +15,20 @@ Shape letters: P positions, C classes, K kept, R rows of a group, W the width of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from tasks.nn.threads import on_threads
+from tasks.nn.positions import some_rows
+from tasks.nn.threads import on_row_groups
 
 NO_LABEL = -100
 
 _LANES = 32
 _CACHED_ELEMENTS = 1 << 19
-_DEVICE_ELEMENTS = 1 << 24
 _SMALL_ELEMENTS = 1 << 15
 _MOST_SQUARES = 4
 _LOG2E = math.log2(math.e)
@@ -60,15 +60,6 @@ class Asked:
         fraction, exponent = math.frexp(self.at)
         return exponent - 1 if fraction == 0.5 and 0 <= exponent - 1 <= _MOST_SQUARES else None
 
-    def rows(self, rows: slice) -> Asked:
-        """Some of the positions."""
-        return replace(
-            self,
-            index_PK=self.index_PK[rows],
-            at=self.at[rows] if isinstance(self.at, Tensor) else self.at,
-            label_P=None if self.label_P is None else self.label_P[rows],
-        )
-
 
 @dataclass(frozen=True)
 class Sums:
@@ -98,10 +89,6 @@ class Sums:
         positions, kept = asked.index_PK.shape
         return cls(like.new_empty(positions, kept), *like.new_empty(6, positions))
 
-    def rows(self, rows: slice) -> Sums:
-        """Some of the positions, sharing memory."""
-        return Sums(*(getattr(self, entry.name)[rows] for entry in fields(self)))
-
 
 @dataclass(frozen=True)
 class Slopes:
@@ -125,10 +112,6 @@ class Slopes:
     kept_PK: Tensor
     label_P: Tensor
 
-    def rows(self, rows: slice) -> Slopes:
-        """Some of the positions."""
-        return Slopes(*(getattr(self, entry.name)[rows] for entry in fields(self)))
-
 
 def computed_in(dtype: torch.dtype) -> torch.dtype:
     """What is computed in: float32, or float64 where the logits are."""
@@ -139,7 +122,7 @@ def read(logit_PC: Tensor, asked: Asked, sums: Sums) -> None:
     """Read what is asked of the logits into `sums`."""
 
     def work(rows: slice, scratch: Tensor) -> None:
-        _read(logit_PC[rows], asked.rows(rows), sums.rows(rows), scratch)
+        _read(logit_PC[rows], some_rows(asked, rows), some_rows(sums, rows), scratch)
 
     _by_rows(work, logit_PC, sums.largest_P.dtype)
 
@@ -148,7 +131,9 @@ def write(logit_PC: Tensor, asked: Asked, slopes: Slopes, grad_PC: Tensor) -> No
     """Write the gradient of the logits, which may be overwritten by it."""
 
     def work(rows: slice, scratch: Tensor) -> None:
-        _write(logit_PC[rows], asked.rows(rows), slopes.rows(rows), grad_PC[rows], scratch)
+        _write(
+            logit_PC[rows], some_rows(asked, rows), some_rows(slopes, rows), grad_PC[rows], scratch
+        )
 
     _by_rows(work, logit_PC, slopes.largest_P.dtype)
 
@@ -230,27 +215,13 @@ def by_row(at: float | Tensor) -> float | Tensor:
 
 
 def _by_rows(work: Callable[[slice, Tensor], None], logit_PC: Tensor, dtype: torch.dtype) -> None:
-    positions, classes = logit_PC.shape
-    on_cpu = logit_PC.device.type == "cpu"
-    size = max(1, (_CACHED_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // classes)
-    size = min(size, positions)
-
-    def run(starts: Iterator[int]) -> None:
-        start = next(starts, None)
-        if start is None:
-            return
-        scratch = _scratch(size, classes, logit_PC, dtype)
-        while start is not None:
-            stop = min(start + size, positions)
-            work(slice(start, stop), scratch[:, : stop - start])
-            start = next(starts, None)
-
-    starts = range(0, positions, max(size, 1))
-    if on_cpu and logit_PC.numel() > _SMALL_ELEMENTS:
-        on_threads(run, starts)
-    else:
-        with torch.autocast(logit_PC.device.type, enabled=False):
-            run(iter(starts))
+    on_row_groups(
+        work,
+        logit_PC,
+        lambda rows: _scratch(rows, logit_PC.shape[1], logit_PC, dtype),
+        _CACHED_ELEMENTS,
+        _SMALL_ELEMENTS,
+    )
 
 
 def _scratch(rows: int, classes: int, like: Tensor, dtype: torch.dtype) -> Tensor:

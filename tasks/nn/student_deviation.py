@@ -8,7 +8,7 @@ Shape letters: P positions, C classes, R rows of a block, W the width of the out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from tasks.nn.kept_log_probs import Logits
 from tasks.nn.projected import Projected
-from tasks.nn.threads import on_threads
+from tasks.nn.row_passes import computed_in
+from tasks.nn.threads import on_row_groups
 
 LEAST = 1e-3
 """What is taken for the deviation where it is smaller, as of a student that has learnt nothing yet:
 then it is no function of the logits."""
 _CACHED_ELEMENTS = 1 << 18
-_DEVICE_ELEMENTS = 1 << 24
 
 
 def student_deviation(logits: Logits) -> Tensor:
@@ -38,7 +38,7 @@ def student_deviation(logits: Logits) -> Tensor:
 
 def _variance(logits: Projected) -> Tensor:
     """With centred weights W and bias b: (h W^T W h + 2 h W^T b + b^2) / C; O(C W^2 + P W^2)."""
-    dtype = torch.promote_types(logits.dtype, torch.float32)
+    dtype = computed_in(logits.dtype)
     count = len(logits.weight_CW)
     with torch.autocast(logits.device.type, enabled=False):
         hidden_PW, weight_CW = logits.hidden_PW.to(dtype), logits.weight_CW.to(dtype)
@@ -56,7 +56,7 @@ class _Deviation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logit_PC: Tensor) -> Tensor:
-        dtype = torch.promote_types(logit_PC.dtype, torch.float32)
+        dtype = computed_in(logit_PC.dtype)
         found_P = torch.empty(len(logit_PC), dtype=dtype, device=logit_PC.device)
 
         def work(rows: slice, scratch_RC: Tensor) -> None:
@@ -100,21 +100,12 @@ def _centre(logit_RC: Tensor, centred_RC: Tensor) -> Tensor:
 
 
 def _by_rows(work: Callable[[slice, Tensor], None], logit_PC: Tensor, dtype: torch.dtype) -> None:
-    """Do `work` on blocks of rows and scratch as large, each in a core's cache."""
-    positions, classes = logit_PC.shape
-    on_cpu = logit_PC.device.type == "cpu"
-    size = max(1, (_CACHED_ELEMENTS if on_cpu else _DEVICE_ELEMENTS) // classes)
-    size = min(size, positions)
-
-    def run(starts: Iterator[int]) -> None:
-        scratch_RC = torch.empty(size, classes, dtype=dtype, device=logit_PC.device)
-        for start in starts:
-            rows = slice(start, min(start + size, positions))
-            work(rows, scratch_RC[: rows.stop - start])
-
-    starts = range(0, positions, max(size, 1))
-    if on_cpu and logit_PC.numel() > _CACHED_ELEMENTS:
-        on_threads(run, starts)
-    else:
-        with torch.autocast(logit_PC.device.type, enabled=False):
-            run(iter(starts))
+    """Do `work` on groups of rows and scratch as large."""
+    classes = logit_PC.shape[1]
+    on_row_groups(
+        work,
+        logit_PC,
+        lambda rows: logit_PC.new_empty(rows, classes, dtype=dtype),
+        _CACHED_ELEMENTS,
+        _CACHED_ELEMENTS,
+    )

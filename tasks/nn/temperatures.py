@@ -18,6 +18,7 @@ from tasks.loss_options import LossOptions
 from tasks.loss_schedules import CwsmTemperature, FlswTemperature
 from tasks.nn.batch import Batch
 from tasks.nn.kept_log_probs import Logits
+from tasks.nn.row_passes import computed_in
 from tasks.nn.student_deviation import student_deviation
 
 _LEAST_SHARE = 0.1
@@ -108,7 +109,7 @@ def flsw_weight(logit_PC: Tensor, batch: Batch, gamma: float) -> Tensor:
     first, since a teacher's stored logits are known up to a constant, which softmax does not see.
     Classes that the teacher masks take no part.
     """
-    dtype = torch.promote_types(logit_PC.dtype, torch.float32)
+    dtype = computed_in(logit_PC.dtype)
     student_PK = logit_PC.gather(1, batch.index_PK).to(dtype)
     there_PK = ~(torch.isneginf(batch.logit_PK) | torch.isneginf(student_PK))
     teacher_PK = batch.logit_PK.to(dtype) * batch.temperature
@@ -122,7 +123,7 @@ def cwsm_weight(logit_PC: Tensor) -> Tensor:
 
     TextBrewer's `cwsm_temperature_scheduler` (textbrewer/schedulers.py).
     """
-    dtype = torch.promote_types(logit_PC.dtype, torch.float32)
+    dtype = computed_in(logit_PC.dtype)
     best_P = torch.softmax(logit_PC.to(dtype), dim=1).amax(dim=1)
     return 1 / (best_P + _MASS_EPS)
 

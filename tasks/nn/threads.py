@@ -3,6 +3,8 @@
 Rows that stay in one core's cache from operation to operation are the faster way to many short
 operations: torch's own threads would meet at the end of each, and divide a row's sum by how many
 they are. Here a row is computed by one thread, so its bits do not depend on their number.
+
+Shape letters: P positions, C classes.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Part = TypeVar("Part")
+_DEVICE_ELEMENTS = 1 << 24
 
 _lock = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
@@ -43,6 +47,45 @@ def on_threads(work: Callable[[Iterator[Part]], None], parts: Iterable[Part]) ->
     wait(running)
     for thread in running:
         thread.result()
+
+
+def on_row_groups(
+    work: Callable[[slice, Tensor], None],
+    logit_PC: Tensor,
+    scratch: Callable[[int], Tensor],
+    cached_elements: int,
+    small_elements: int,
+) -> None:
+    """Do `work` on groups of rows of logits; on the CPU on threads, each group in a core's cache.
+
+    Args:
+        work: gets a group, and scratch of as many rows.
+        logit_PC: what is divided into groups.
+        scratch: makes memory [..., rows, columns] for so many rows; once a thread.
+        cached_elements: of a group on the CPU.
+        small_elements: up to so many in all, one thread is quicker.
+    """
+    positions, classes = logit_PC.shape
+    on_cpu = logit_PC.device.type == "cpu"
+    size = max(1, (cached_elements if on_cpu else _DEVICE_ELEMENTS) // classes)
+    size = min(size, positions)
+
+    def run(starts: Iterator[int]) -> None:
+        start = next(starts, None)
+        if start is None:
+            return
+        memory = scratch(size)
+        while start is not None:
+            stop = min(start + size, positions)
+            work(slice(start, stop), memory[..., : stop - start, :])
+            start = next(starts, None)
+
+    starts = range(0, positions, max(size, 1))
+    if on_cpu and logit_PC.numel() > small_elements:
+        on_threads(run, starts)
+    else:
+        with torch.autocast(logit_PC.device.type, enabled=False):
+            run(iter(starts))
 
 
 class _Shared(Iterator[Part]):
