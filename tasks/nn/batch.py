@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from storage.options import STD, AnyTemperature
+
+_BY_POSITION: Final = (
+    "index_PK", "logit_PK", "rest_PT", "weight_PK", "label_P", "label_logit_P", "mask_P", "real_P",
+    "std_P",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,22 +111,7 @@ class Batch:
 
     def at_positions(self, place_Q: Tensor) -> Batch:
         """Some of the positions, for losses: samples and inputs stay, so blocks have no length."""
-
-        def cut(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[place_Q]
-
-        return replace(
-            self,
-            index_PK=self.index_PK[place_Q],
-            logit_PK=self.logit_PK[place_Q],
-            rest_PT=cut(self.rest_PT),
-            weight_PK=cut(self.weight_PK),
-            label_P=self.label_P[place_Q],
-            label_logit_P=cut(self.label_logit_P),
-            mask_P=self.mask_P[place_Q],
-            real_P=self.real_P[place_Q],
-            std_P=cut(self.std_P),
-        )
+        return replace(self, **self._positions(place_Q))
 
     def emptied(self) -> Batch:
         """The same samples as padding: none of their positions is there, and none counts."""
@@ -130,25 +121,12 @@ class Batch:
     def part(self, start: int, stop: int) -> Batch:
         """The samples from `start` to `stop`."""
         each = len(self.mask_P) // max(self.num_samples, 1)
-        rows = slice(start * each, stop * each)
-
-        def cut(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[rows]
-
         return replace(
             self,
             inputs=tuple(tensor[start:stop] for tensor in self.inputs),
-            index_PK=self.index_PK[rows],
-            logit_PK=self.logit_PK[rows],
-            rest_PT=cut(self.rest_PT),
-            weight_PK=cut(self.weight_PK),
-            label_P=self.label_P[rows],
-            label_logit_P=cut(self.label_logit_P),
-            mask_P=self.mask_P[rows],
-            real_P=self.real_P[rows],
             sample_ids=self.sample_ids[start:stop],
-            std_P=cut(self.std_P),
             features={name: tensor[start:stop] for name, tensor in self.features.items()},
+            **self._positions(slice(start * each, stop * each)),
         )
 
     def pinned(self) -> Batch:
@@ -179,6 +157,11 @@ class Batch:
                 name: tensor.to(device, non_blocking=True) for name, tensor in self.features.items()
             },
         )
+
+    def _positions(self, places: slice | Tensor) -> dict[str, Any]:
+        """What is there of each position, at some of them."""
+        there = {name: getattr(self, name) for name in _BY_POSITION}
+        return {name: tensor[places] for name, tensor in there.items() if tensor is not None}
 
 
 def by_position(logits: Tensor) -> Tensor:
