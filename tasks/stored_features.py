@@ -28,6 +28,7 @@ from storage.spec import InputSpec
 from tasks.nn.batch import Batch
 from tasks.nn.hashed import mix64, normal
 from tasks.nn.observe import Found, real_positions
+from tasks.nn.places import real_places
 from tasks.nn.pooling import by_place, pooled
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -95,7 +96,7 @@ def _kept(
         )
     if feature.pool is not Pool.NONE:
         value = by_place(feature.feature, value)
-        value = pooled(value, _real(module, batch, value.shape[1]), feature.pool)
+        value = pooled(value, real_places(module, batch, value.shape[1]), feature.pool)
     if feature.size is not None:
         value = by_place(feature.feature, value) if value.dim() > 3 else value
         value = value @ projection(feature.feature, value.shape[-1], feature.size).to(value)
@@ -115,12 +116,6 @@ def _lengths(
             "which of them belong to which sample; say pool: mean, or use samples of one length"
         )
     return real_BN.sum(dim=1)
-
-
-def _real(module: nn.Module, batch: Batch, count: int) -> Tensor | None:
-    """Which positions are no padding, as matching a live teacher has it."""
-    real_BP = batch.real_P.reshape(batch.num_samples, -1)
-    return real_BP if real_BP.shape[1] == count else real_positions(module, batch.inputs, count)
 
 
 @lru_cache(maxsize=16)

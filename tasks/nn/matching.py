@@ -18,7 +18,7 @@ from tasks.nn.batch import Batch
 from tasks.nn.counts import Counts
 from tasks.nn.match_losses import match_loss
 from tasks.nn.observe import Found, Shape, real_positions
-from tasks.nn.places import Places
+from tasks.nn.places import Places, real_places
 from tasks.nn.pooling import by_place, pooled
 
 
@@ -135,12 +135,7 @@ def _placed(
     x_BNW = by_place(name, feature)
     if pool is Pool.NONE or model is None:
         return x_BNW
-    return pooled(x_BNW, _real(model, batch, x_BNW.shape[1]), pool)[:, None]
-
-
-def _real(model: nn.Module, batch: Batch, count: int) -> Tensor | None:
-    each_BP = batch.real_P.reshape(batch.num_samples, -1)
-    return each_BP if each_BP.shape[1] == count else real_positions(model, batch.inputs, count)
+    return pooled(x_BNW, real_places(model, batch, x_BNW.shape[1]), pool)[:, None]
 
 
 def _is_projected(match: Match, ours: int, theirs: int, where: str) -> bool:

@@ -11,10 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tasks.nn.batch import Batch
 from tasks.nn.counts import Counts
+from tasks.nn.observe import real_positions
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,12 @@ class Places:
     def only_real(self, x_BNW: Tensor) -> Tensor:
         """The same with zeros where nothing is real."""
         return torch.where(self.real_BN[:, :, None], x_BNW, 0.0)
+
+
+def real_places(model: nn.Module, batch: Batch, count: int) -> Tensor | None:
+    """Which of `count` positions inside a model are no padding, bool [B, N]; None means all.
+
+    Where they are as many as have labels, the batch says it; else the model may.
+    """
+    each_BP = batch.real_P.reshape(batch.num_samples, -1)
+    return each_BP if each_BP.shape[1] == count else real_positions(model, batch.inputs, count)
