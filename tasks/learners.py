@@ -18,7 +18,7 @@ from tasks.feature_options import InitialiseOptions, Match, MatchOptions, matche
 from tasks.initialise import initialise
 from tasks.loss_options import LossOptions
 from tasks.nn.learner import Learner
-from tasks.nn.matching import Guide, Matching, watched
+from tasks.nn.matching import Guide, Matching, wanted_of_teacher, watched
 from tasks.nn.observe import Shape, feature_shapes, num_layers
 from tasks.sources import Source
 
@@ -92,7 +92,7 @@ def learner_of(
     if not matches:
         return Learner(model, loss), of_phases
     ours = feature_shapes(model, inputs, watched(matches), f"{where}.match: the student")
-    names = _of_teacher(matches)
+    names = wanted_of_teacher(matches)
     if live is None:
         theirs = stored_shapes(source)
         require_stored(names, theirs, f"{where}.match")
@@ -121,7 +121,3 @@ def require_stored(names: Sequence[str], stored: Collection[str], where: str) ->
             f"{where}: the label set holds no {missing[0]!r}; add it to labels.features, or say "
             "teacher: live"
         )
-
-
-def _of_teacher(matches: Sequence[Match]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for match in matches for name in match.teacher))

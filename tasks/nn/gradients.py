@@ -20,7 +20,8 @@ from torch import Tensor
 
 from storage.errors import ModelError, one_line
 from tasks.nn.batch import Batch
-from tasks.nn.learner import Counts, Learner
+from tasks.nn.counts import Counts
+from tasks.nn.learner import Learner
 from tasks.nn.losses import LossParts
 from tasks.nn.memory import give_back_memory, is_out_of_memory
 from tasks.nn.precision import Precision

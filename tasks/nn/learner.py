@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tasks.feature_options import Match
 from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch
-from tasks.nn.counts import Counts as Counts
+from tasks.nn.counts import Counts
 from tasks.nn.losses import LossParts, distillation_loss
 from tasks.nn.matching import Matching, watched
 from tasks.nn.observe import Found, watching

@@ -116,9 +116,15 @@ class Matching(nn.Module):
         return match_loss(match, student, teacher, places)
 
     def _of_teacher(self, matches: Sequence[Match], batch: Batch) -> Found:
-        names = tuple(dict.fromkeys(name for match in matches for name in match.teacher))
         guide = self._guides[0]
-        return batch.features if guide is None else guide.features(batch.inputs, names)
+        if guide is None:
+            return batch.features
+        return guide.features(batch.inputs, wanted_of_teacher(matches))
+
+
+def wanted_of_teacher(matches: Sequence[Match]) -> tuple[str, ...]:
+    """What is needed of the teacher's inside."""
+    return tuple(dict.fromkeys(name for match in matches for name in match.teacher))
 
 
 def watched(matches: Sequence[Match]) -> tuple[str, ...]:

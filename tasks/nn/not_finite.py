@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tasks.nn.batch import Batch
-from tasks.nn.learner import Counts, Learner
+from tasks.nn.counts import Counts
+from tasks.nn.learner import Learner
 
 NAMED: Final = 3
 """So many samples are named at most."""

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from storage.errors import NotFiniteError
 from tasks.nn.batch import Batch
+from tasks.nn.counts import Counts
 from tasks.nn.gradients import HARD, SOFT, TOTAL, Gradients
-from tasks.nn.learner import Counts, Learner
+from tasks.nn.learner import Learner
 from tasks.nn.not_finite import Suspects, suspects_of
 from tasks.nn.optimizers import optimizers_of
 from tasks.nn.precision import Precision, require_precision

@@ -18,7 +18,8 @@ from storage.options import Task
 from storage.spec import InputSpec
 from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch, by_position
-from tasks.nn.learner import Counts, Learner
+from tasks.nn.counts import Counts
+from tasks.nn.learner import Learner
 from tasks.nn.losses import LossParts
 from tasks.nn.sequence_models import build_sequence_model
 from tasks.nn.trainer import Trainer

@@ -12,7 +12,7 @@ from storage.errors import RecipeError, StoreError
 from storage.options import LabelOptions
 from storage.rows import Ragged
 from tasks.collate import collate
-from tasks.nn.learner import Counts
+from tasks.nn.counts import Counts
 from tasks.sources import CorpusSource, LabelSource
 from tasks.stream import Stream
 from tests.tasks.interruption import assert_interrupted_equals_uninterrupted, once_and_twice

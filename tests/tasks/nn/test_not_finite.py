@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tasks.loss_options import LossOptions
-from tasks.nn.learner import Counts, Learner
+from tasks.nn.counts import Counts
+from tasks.nn.learner import Learner
 from tasks.nn.not_finite import Suspects, suspects_of
 from tests.tasks.nn.test_gradients import batch, network
 

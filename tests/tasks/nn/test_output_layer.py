@@ -15,7 +15,8 @@ from storage.errors import ModelError
 from storage.options import Task
 from tasks.loss_options import LossOptions
 from tasks.nn.batch import Batch
-from tasks.nn.learner import Counts, Learner
+from tasks.nn.counts import Counts
+from tasks.nn.learner import Learner
 from tasks.nn.output_layer import StudentLogits, last_layer
 from tasks.nn.projected import Projected
 from tasks.nn.token_models import TiedLinear
