@@ -76,11 +76,11 @@ class Checkpoints:
         if not self._is_due(state):
             return
         started = time.monotonic()
-        copied = _copied(state())
+        kept = copied(state())
         self._last = time.monotonic()
         self._cost = self._last - started
         self._pending = True
-        self._writer.put((step, copied))
+        self._writer.put((step, kept))
 
     def flush(self) -> None:
         """Wait until what is being written is there."""
@@ -154,14 +154,14 @@ def clear_checkpoints(product: Folder) -> None:
     Checkpoints(product / layout.CHECKPOINTS, least_seconds=0.0).clear()
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """A value of tensors, dicts and lists that later training leaves as it is; on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
-        return {key: _copied(entry) for key, entry in value.items()}
+        return {key: copied(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_copied(entry) for entry in value]
+        return [copied(entry) for entry in value]
     return value
 
 

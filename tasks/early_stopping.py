@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from tasks.checkpoints import copied
 from tasks.training_options import EarlyStopping, TrainingOptions
 
 
@@ -36,7 +37,7 @@ class Watch:
         if not self.best or self._sign * (value - self.best["value"]) > 0:
             self.best = {"step": step, "epoch": epoch, "value": value}
             if self._keeps:
-                self.best["weights"] = _copied(model)
+                self.best["weights"] = copied(model.state_dict())
         if self._stopping is None:
             return
         if self._sign * value - self._reference > self._stopping.min_delta:
@@ -65,7 +66,3 @@ class Watch:
         self.stopped = state["stopped"]
         self.best = dict(state["best"])
         self._reference, self._waited = state["reference"], state["waited"]
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
