@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeGuard
 
 import torch
@@ -72,7 +73,7 @@ class StudentLogits:
         whole = self._form is LogitsForm.WHOLE or (
             self._form is LogitsForm.AUTO and size_bytes <= _WHOLE_BYTES
         )
-        return Projected(hidden_PW, layer.weight, layer.bias, self._room if whole else None)
+        return replace(made, room=self._room) if whole else made
 
     def _last_layer(self, batch: Batch) -> Layer | None:
         """The layer to run apart; None where there is none, it is watched, or compiled with all."""
