@@ -8,6 +8,7 @@ the same bits.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,12 +104,14 @@ class Fitted:
         history: what was recorded, row by row.
         steps: that were taken.
         details: what a card says of how it went.
+        seconds: that it took.
     """
 
     model: nn.Module
     history: list[Row]
     steps: int
     details: dict[str, Any]
+    seconds: float
 
 
 def fit(
@@ -137,6 +140,7 @@ def fit(
         StoreError: the checkpoint that is there belongs to another recipe.
     """
     where, training = f"{job.where}.training", job.training
+    started = time.monotonic()
     ranks = ranks or Alone()
     _require(job, validation, device)
     torch.manual_seed(training.seed)
@@ -177,7 +181,9 @@ def fit(
     if saved is not None:
         fitting.restore(saved)
     _run(job, fitting, folder, checkpoints, writes=ranks.rank == 0)
-    return Fitted(model.cpu().eval(), fitting.history, fitting.step_number, fitting.details())
+    model = model.cpu().eval()
+    seconds = time.monotonic() - started
+    return Fitted(model, fitting.history, fitting.step_number, fitting.details(), seconds)
 
 
 def _run(

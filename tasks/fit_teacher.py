@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,9 +64,7 @@ def fit_teacher(
         task=corpus.form.task,
         recipe_folder=recipe_folder,
     )
-    started = time.monotonic()
     fitted = fit(job, CorpusSource(corpus, TRAIN), validation, folder, device, ranks)
-    seconds = time.monotonic() - started
     if ranks is not None and ranks.rank > 0:
         return None
     files = files_of_model(fitted.model, class_names, origin.tokenizer, f"{where}.model")
@@ -89,7 +86,7 @@ def fit_teacher(
             "num_classes": num_classes,
             "parameters": num_parameters(fitted.model),
             "size_bytes": len(weights),
-            "seconds": round(seconds, 3),
+            "seconds": round(fitted.seconds, 3),
             **fitted.details,
             **figures,
             LINEAGE: lineage(origin, options.training.seed),

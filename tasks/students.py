@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,7 @@ def train_student(
             teacher=teacher,
         ),
     )
-    started = time.monotonic()
     fitted = fit(job, source, validation, folder, device, ranks)
-    seconds = time.monotonic() - started
     if ranks is not None and ranks.rank > 0:
         return None
     files = files_of_student(fitted.model, labels, origin.tokenizer, f"{where}.model")
@@ -119,7 +116,7 @@ def train_student(
             "parameters": num_parameters(fitted.model),
             "size_bytes": len(files[layout.WEIGHTS]),
             "onnx_bytes": len(files[layout.ONNX_MODEL]),
-            "seconds": round(seconds, 3),
+            "seconds": round(fitted.seconds, 3),
             **fitted.details,
             **made,
             LINEAGE: student_lineage(origin, options.training.seed, labels)
