@@ -27,7 +27,7 @@ from tasks.nn.learner import Learner
 from tasks.nn.models import num_parameters
 from tasks.nn.trainer import Trainer
 from tasks.training_options import TrainingOptions
-from tests.benchmarks.figures import Figure
+from tests.benchmarks.figures import Figure, one_thread
 from tests.tasks.nn.sequences import CLASSES, ones, random_ids, tokens
 from tests.tasks.nn.sequences import built as built_model
 from tests.tasks.toy import batch_of
@@ -58,12 +58,8 @@ class Forced(Checkpoints):
 
 
 def run() -> list[Figure]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _figures()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _figures() -> list[Figure]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def paired(a: Callable[[], float], b: Callable[[], float], repeats: int) -> tupl
     a(), b()
     both = [(a(), b()) for _ in range(repeats)]
     return statistics.median(x for x, _ in both), statistics.median(y for _, y in both)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute on one thread: two wait for each other where others work too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def machine() -> str:

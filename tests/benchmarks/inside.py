@@ -25,7 +25,7 @@ from tasks.nn.reduction import capture
 from tasks.nn.sequence_models import build_sequence_model
 from tasks.sequence_options import TokenTransformerOptions
 from tasks.teachers import TorchTeacher
-from tests.benchmarks.figures import Figure
+from tests.benchmarks.figures import Figure, one_thread
 
 _BLOCKS, _LENGTH, _VOCABULARY, _KEPT = 4, 128, 4096, 64
 _INPUTS = (InputSpec(name="input_ids", dtype="int64", shape=None),)
@@ -38,12 +38,8 @@ _MAPS = ({"kind": "attention", "layers": "uniform", "heads": "mean"},)
 
 def run() -> list[Figure]:
     """A teacher of 6 layers and width 256, a student of 2 and 128."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two wait for each other where others work too
-    try:
+    with one_thread():
         return _run()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _run() -> list[Figure]:

@@ -14,7 +14,7 @@ import torch
 from tasks.loss_options import LossOptions, SoftLoss
 from tasks.nn.batch import Batch
 from tasks.nn.losses import soft_loss
-from tests.benchmarks.figures import Figure, paired
+from tests.benchmarks.figures import Figure, one_thread, paired
 
 POSITIONS, CLASSES, K = 512, 49_152, 64
 REPEATS = 9
@@ -23,12 +23,8 @@ ALL_CLASSES = 100
 
 def run() -> list[Figure]:
     """Times over that of `forward_kl`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _figures()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _figures() -> list[Figure]:
