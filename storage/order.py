@@ -15,6 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.rows import by_part
+
 
 @dataclass(frozen=True)
 class Window:
@@ -49,13 +51,7 @@ class Window:
 
     def chosen(self) -> list[NDArray[np.int64]]:
         """For each row group, which of its rows come, in their stored order."""
-        starts = np.cumsum([0, *self.sizes])
-        rows = np.sort(self.rows)
-        bounds = np.searchsorted(rows, starts)
-        return [
-            rows[first:last] - start
-            for start, first, last in zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
-        ]
+        return [chosen for chosen, _ in by_part(self.sizes, self.rows)]
 
     def among_chosen(self) -> NDArray[np.int64]:
         """The order of the rows, where only those that come are joined."""

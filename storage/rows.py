@@ -122,16 +122,28 @@ def gather(
 
     The same as taking them of the concatenation, which is made only where lengths vary.
     """
-    starts = np.cumsum([0, *map(num_rows, parts)])
+    sizes = [*map(num_rows, parts)]
     blocks = {name: _blocks([part[name] for part in parts]) for name in parts[0]}
     for first in range(0, len(rows), size):
         some = rows[first : first + size]
-        places = _places(starts, some)
+        places = by_part(sizes, some)
         yield {name: _gathered(block, some, places) for name, block in blocks.items()}
 
 
 Places = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
 """For each part, which of its samples come, in their stored order, and where each goes."""
+
+
+def by_part(sizes: Sequence[int], rows: NDArray[np.int64]) -> Places:
+    """Which of the samples of each part come, of parts of such sizes one after the other."""
+    starts = np.cumsum([0, *sizes])
+    by_row = np.argsort(rows)
+    sorted_rows = rows[by_row]
+    bounds = np.searchsorted(sorted_rows, starts)
+    return [
+        (sorted_rows[first:last] - start, by_row[first:last])
+        for start, first, last in zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -149,16 +161,6 @@ def _blocks(columns: Sequence[Column]) -> _Blocks | Column:
     if len(blocks) == len(columns) and len(alike) == 1:
         return _Blocks(blocks, isinstance(columns[0], Ragged))
     return _joined(columns)
-
-
-def _places(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> Places:
-    by_row = np.argsort(rows)
-    sorted_rows = rows[by_row]
-    bounds = np.searchsorted(sorted_rows, starts)
-    return [
-        (sorted_rows[first:last] - start, by_row[first:last])
-        for start, first, last in zip(starts[:-1], bounds[:-1], bounds[1:], strict=True)
-    ]
 
 
 def _gathered(column: _Blocks | Column, rows: NDArray[np.int64], places: Places) -> Column:
