@@ -7,9 +7,7 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from storage.errors import ModelError
 from storage.options import Task
@@ -25,24 +23,31 @@ from tests.tasks.nn.sequences import CLASSES, built, tokens
 from tests.tasks.toy import batch_of
 
 BATCH, LENGTH = 3, 5
-IDS_BL = torch.arange(BATCH * LENGTH).reshape(BATCH, LENGTH) % CLASSES
 FORMS = (LogitsForm.WHOLE, LogitsForm.BLOCKS)
 
 
-def batch(share: float = 0.4) -> Batch:
+def ids(samples: int = BATCH) -> torch.Tensor:
+    return torch.arange(samples * LENGTH).reshape(samples, LENGTH) % CLASSES
+
+
+IDS_BL = ids()
+
+
+def batch(share: float = 0.4, samples: int = BATCH) -> Batch:
     """Token blocks in which a share of the positions count."""
     torch.manual_seed(0)
-    positions = BATCH * LENGTH
+    positions = samples * LENGTH
     mask_P = torch.rand(positions) < share
     labels = batch_of(
         torch.randn(positions, CLASSES), torch.randint(0, CLASSES, (positions,)), 3, (2.0, 1.0),
         mask_P,
     )  # fmt: skip
-    return _with(labels, inputs=(IDS_BL, torch.ones_like(IDS_BL)))
+    ids_BL = ids(samples)
+    return _with(labels, inputs=(ids_BL, torch.ones_like(ids_BL)))
 
 
 def _with(made: Batch, **changes) -> Batch:
-    names = [str(number) for number in range(BATCH)]
+    names = [str(number) for number in range(len(changes["inputs"][0]))]
     return Batch(**{**vars(made), "sample_ids": names, **changes})
 
 
@@ -71,21 +76,6 @@ def test_losses_and_gradients_are_those_of_the_whole_model(tied, form, share, mo
     assert len(logits) == len(counting.label_P) == given.num_positions
     found, wanted = losses_and_gradients(apart, given), losses_and_gradients(plain, given)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_it_learns_the_same_as_a_part_of_what_is_wrapped_for_several_processes():
-    given, student = batch(), model()
-    plain, apart = (Learner(copy.deepcopy(student), LossOptions()) for _ in range(2))
-    apart.make_logits(LogitsForm.BLOCKS)
-    wanted = losses_and_gradients(plain, given)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        wrapped = DistributedDataParallel(apart, find_unused_parameters=True)
-        wrapped(given, Counts.of(given), 0.0).total.backward()
-    finally:
-        dist.destroy_process_group()
-    found = {name: entry.grad for name, entry in apart.named_parameters()}
-    torch.testing.assert_close(found, wanted[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_few_classes_are_left_to_the_model_unless_asked_for():
