@@ -18,7 +18,11 @@ from typing import Final
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousError
+from torch.distributed.elastic.rendezvous import (
+    RendezvousClosedError,
+    RendezvousConnectionError,
+    RendezvousError,
+)
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from storage.errors import ModelError, one_line
@@ -29,6 +33,9 @@ from tasks.training_rank import Orders, Training, run_rank
 _LOGGERS: Final = ("torch.distributed.elastic", "torch.multiprocessing")
 _LEVEL: Final = "TORCH_CPP_LOG_LEVEL"
 _PAUSE_SECONDS: Final = 0.5
+_LEFT_BEHIND: Final = (RendezvousClosedError, RendezvousConnectionError, AttributeError)
+"""What comes of joining a meeting that others are about to leave: it is closed, its host is gone,
+or the launcher's agent ends without a result, on which the launcher stumbles."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def _try(training: Training, group: Group) -> None:
     )
     with _quiet(), RankWatch([ours for ours, _ in pipes], group.where) as watch:
         try:
-            _launch(group, orders)
+            _launch(group, orders, watch)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             raise watch.cause(codes) from None
@@ -99,7 +106,7 @@ def _try(training: Training, group: Group) -> None:
             raise _not_met(group, error) from error
 
 
-def _launch(group: Group, orders: Orders) -> None:
+def _launch(group: Group, orders: Orders, watch: RankWatch) -> None:
     """Start the processes and wait for their end.
 
     After a failure other machines may still be about to leave the meeting: that is waited for.
@@ -108,8 +115,8 @@ def _launch(group: Group, orders: Orders) -> None:
     while True:
         try:
             elastic_launch(_config(group), run_rank)(orders)
-        except RendezvousClosedError:
-            if time.monotonic() > deadline:
+        except _LEFT_BEHIND:
+            if watch.started or time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE_SECONDS)
         else:

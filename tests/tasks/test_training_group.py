@@ -5,8 +5,10 @@ import json
 import psutil
 import pytest
 import torch
+from torch.distributed.elastic.rendezvous import RendezvousClosedError, RendezvousConnectionError
 
 from storage.errors import ModelError, NotFiniteError
+from tasks import training_group
 from tasks.progress import listening
 from tasks.training_group import Group, train_together
 from tests.tasks.interruption import Interruption
@@ -96,3 +98,27 @@ def test_ranks_on_cuda_use_nccl(tmp_path, told):
     devices = [torch.device("cuda", place) for place in range(torch.cuda.device_count())]
     train_together(Adding(tmp_path), Group("toy", "students.toy", devices), told.append)
     assert len(list(tmp_path.glob("*.json"))) == len(devices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["closed", "host is gone", "no result"])
+def test_a_meeting_that_others_are_about_to_leave_is_tried_again(
+    tmp_path, told, monkeypatch, words
+):
+    errors = {
+        "closed": RendezvousClosedError(),
+        "host is gone": RendezvousConnectionError(),
+        "no result": AttributeError("'NoneType' object has no attribute 'is_failed'"),
+    }
+    left = [errors[words]]
+    launch = training_group.elastic_launch
+
+    def stumbling(*given):
+        if left:
+            raise left.pop()
+        return launch(*given)
+
+    monkeypatch.setattr(training_group, "elastic_launch", stumbling)
+    train_together(Adding(tmp_path), group(1), told.append)
+    assert (tmp_path / "0.json").exists()
+    assert told == []

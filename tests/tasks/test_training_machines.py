@@ -73,17 +73,23 @@ def test_a_rank_that_dies_on_one_machine_is_tried_again_on_both(tmp_path, port):
     assert "the process of rank 1 was ended by SIGKILL" in said[1][0]
 
 
-def test_a_machine_that_was_killed_is_started_again(tmp_path, port):
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("early", [False, True])
+def test_a_machine_that_was_killed_is_started_again(tmp_path, port, early, killed):
+    """Early: while the others still train, so that there is no room for it yet."""
     training = Misbehaving("hang", tmp_path / "once")
-    first = Machine(training, 1, port, tries=3)
-    second = Machine(training, 1, port, tries=3)
+    both = [Machine(training, 1, port, tries=3) for _ in range(2)]
     while not (tmp_path / "once").exists():
-        first.process.join(0.1)
-    first.process.kill()
-    first.process.join()
-    third = Machine(training, 1, port, tries=3)
-    assert "gave no sign or has ended" in second.told()[0]
-    third.told()
+        both[0].process.join(0.1)
+    again = Machine(training, 1, port, tries=3) if early else None
+    if again:
+        again.process.join(8)  # long enough to have come to the meeting
+    lost = both.pop(killed)
+    lost.process.kill()
+    lost.process.join()
+    again = again or Machine(training, 1, port, tries=3)
+    assert "gave no sign or has ended" in both[0].told()[0]
+    again.told()
 
 
 def test_who_comes_alone_waits_and_says_so(tmp_path, port):
