@@ -112,9 +112,13 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove them all: the model is finished, or is to be made from its first step."""
+        """Remove them all, and what killed writers left an hour ago or more.
+
+        The model is finished, or is to be made from its first step.
+        """
         for name in self._names():
             self.folder.delete(name)
+        self.folder.remove_stale_temporaries()
 
     def _is_due(self, state: Callable[[], State]) -> bool:
         waited = time.monotonic() - self._last

@@ -12,6 +12,7 @@ from storage import layout
 from storage.errors import StoreError
 from storage.files import Folder
 from storage.identity import digest_of_bytes
+from storage.local import TEMPORARY_SUFFIX
 from tasks import checkpoints
 from tasks.checkpoints import Checkpoints
 
@@ -64,6 +65,17 @@ def test_two_are_kept_and_clearing_leaves_other_files(store):
     kept.clear()
     assert list(store.sizes()) == ["card.json"]
     kept.clear()
+
+
+def test_clearing_removes_what_killed_writers_left(tmp_path):
+    folder = Folder.open(str(tmp_path))
+    old, young = (tmp_path / f".step-000000001-{mark}.pt.1-0{TEMPORARY_SUFFIX}" for mark in "ab")
+    old.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    young.write_bytes(b"being written")
+    Checkpoints(folder, 0).clear()
+    assert not old.exists()
+    assert young.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
