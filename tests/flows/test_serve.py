@@ -12,14 +12,18 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import torch
 import yaml
 from prefect.flows import load_flow_from_entrypoint
+from safetensors.torch import load_file
 
+from storage import layout
 from tests.flows.blobs import Workspace, blobs_recipe
 from tests.flows.prefect_records import until
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("pipeline", "teacher", "label", "train", "evaluate")
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 MARK = "SOFTLABEL_SERVE_TEST"
 
 
@@ -67,6 +71,19 @@ class Served:
             return ours if len(ours) >= len(STAGES) else {}
 
         return until(found, "the deployments")
+
+    def run(self, deployment: str) -> str:
+        """Start a run of a deployment, as the UI does; gives its id."""
+        return self.post(f"deployments/{deployment}/create_flow_run", {})["id"]
+
+    def ended(self, run: str) -> str:
+        """The name of the state that a run ends in."""
+
+        def name() -> str:
+            state = self.get(f"flow_runs/{run}")["state"]
+            return state["name"] if state["type"] in FINAL else ""
+
+        return until(name, "the end of the run", seconds=180)
 
     def processes(self) -> list[psutil.Process]:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
@@ -134,13 +151,7 @@ def test_each_stage_is_a_deployment_and_the_pipeline_has_a_paused_schedule(serve
 @pytest.mark.slow
 def test_a_run_that_is_started_in_the_ui_completes(served, scheduled):
     deployment = served.deployments(scheduled)["flows.pipeline.pipeline"]["id"]
-    run = served.post(f"deployments/{deployment}/create_flow_run", {})["id"]
-
-    def ended() -> str:
-        state = served.get(f"flow_runs/{run}")["state"]
-        return state["name"] if state["type"] in ("COMPLETED", "FAILED", "CRASHED") else ""
-
-    assert until(ended, "the end of the run", seconds=120) == "Completed"
+    assert served.ended(served.run(deployment)) == "Completed"
     assert scheduled.only("reports").joinpath("report.html").is_file()
 
 
@@ -151,11 +162,47 @@ def test_killed_in_the_middle_of_a_run_it_takes_every_process_with_it(home, tmp_
     workspace = Workspace.make(tmp_path / "endless", recipe)
     served = Served(home, workspace.recipe)
     deployment = served.deployments(workspace)["flows.teacher.teacher"]["id"]
-    served.post(f"deployments/{deployment}/create_flow_run", {})
+    served.run(deployment)
     until(lambda: list(workspace.store.glob("corpora/*")), "the run", 120)
     assert len(served.processes()) >= 3  # this one, the server, the run
     served.kill()
     until(lambda: not served.processes(), "the end of all processes", seconds=30)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_that_is_cancelled_in_the_ui_ends_and_another_goes_on(home, tmp_path, processes):
+    recipe = blobs_recipe(name=new_name())
+    recipe["students"]["small"]["training"] |= {
+        "epochs": 200 if processes == 1 else 100,
+        "checkpoint_seconds": 0,
+        "processes": processes,
+    }
+    workspace = Workspace.make(tmp_path / "cancelled", recipe)
+    workspace.run(stages=["teacher", "label"])
+    served = Served(home, workspace.recipe)
+    try:
+        before = len(served.processes())
+        deployment = served.deployments(workspace)["flows.train.train"]["id"]
+        run = served.run(deployment)
+        until(lambda: list(workspace.store.glob("students/*/checkpoints/*.pt")), "training", 120)
+        cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        served.post(f"flow_runs/{run}/set_state", cancelling)
+        assert served.ended(run) == "Cancelled"
+        until(lambda: len(served.processes()) <= before, "the end of its processes")
+        assert not list(workspace.store.glob("students/*/card.json"))
+        assert served.ended(served.run(deployment)) == "Completed"
+    finally:
+        served.kill()
+        until(lambda: not served.processes(), "the end of all processes", seconds=30)
+    found = load_file(workspace.only("students") / layout.WEIGHTS)
+    workspace.run(stages=["train"], force=True)
+    wanted = load_file(workspace.only("students") / layout.WEIGHTS)
+    for name, value in wanted.items():
+        if processes == 1:
+            assert torch.equal(found[name], value)
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
