@@ -175,7 +175,7 @@ def test_killed_in_the_middle_of_a_run_it_takes_every_process_with_it(home, tmp_
 def test_a_run_that_is_cancelled_in_the_ui_ends_and_another_goes_on(home, tmp_path, processes):
     recipe = blobs_recipe(name=new_name())
     recipe["students"]["small"]["training"] |= {
-        "epochs": 200 if processes == 1 else 100,
+        "epochs": 500 if processes == 1 else 250,
         "checkpoint_seconds": 0,
         "processes": processes,
     }
