@@ -33,9 +33,6 @@ from tasks.training_rank import Orders, Training, run_rank
 _LOGGERS: Final = ("torch.distributed.elastic", "torch.multiprocessing")
 _LEVEL: Final = "TORCH_CPP_LOG_LEVEL"
 _PAUSE_SECONDS: Final = 0.5
-_LEFT_BEHIND: Final = (RendezvousClosedError, RendezvousConnectionError, AttributeError)
-"""What comes of joining a meeting that others are about to leave: it is closed, its host is gone,
-or the launcher's agent ends without a result, on which the launcher stumbles."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +112,23 @@ def _launch(group: Group, orders: Orders, watch: RankWatch) -> None:
     while True:
         try:
             elastic_launch(_config(group), run_rank)(orders)
-        except _LEFT_BEHIND:
-            if watch.started or time.monotonic() > deadline:
+        except Exception as error:
+            if not _left_behind(error) or watch.started or time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE_SECONDS)
         else:
             return
+
+
+def _left_behind(error: Exception) -> bool:
+    """Whether a meeting was joined that others are about to leave.
+
+    It is closed, its host is gone, or the launcher's agent has no result, on which the launcher
+    stumbles.
+    """
+    if isinstance(error, AttributeError):
+        return error.name == "is_failed" and error.obj is None
+    return isinstance(error, RendezvousClosedError | RendezvousConnectionError)
 
 
 def _config(group: Group) -> LaunchConfig:

@@ -108,7 +108,7 @@ def test_a_meeting_that_others_are_about_to_leave_is_tried_again(
     errors = {
         "closed": RendezvousClosedError(),
         "host is gone": RendezvousConnectionError(),
-        "no result": AttributeError("'NoneType' object has no attribute 'is_failed'"),
+        "no result": AttributeError(name="is_failed", obj=None),
     }
     left = [errors[words]]
     launch = training_group.elastic_launch
@@ -121,4 +121,10 @@ def test_a_meeting_that_others_are_about_to_leave_is_tried_again(
     monkeypatch.setattr(training_group, "elastic_launch", stumbling)
     train_together(Adding(tmp_path), group(1), told.append)
     assert (tmp_path / "0.json").exists()
+    assert told == []
+
+
+def test_what_cannot_be_sent_to_a_process_fails_at_once(told):
+    with pytest.raises(AttributeError, match="local object"):
+        train_together(lambda **given: None, group(1, wait_seconds=100_000), told.append)
     assert told == []
