@@ -213,7 +213,7 @@ class Folder:
         self.delete(name)
 
     def remove_stale_temporaries(self) -> None:
-        """Remove what writers killed an hour ago or more left under temporary names."""
+        """Remove what killed writers left: on this machine, or an hour ago or more."""
         if self.is_local and Path(self.path).is_dir():
             local.remove_stale_temporaries(Path(self.path))
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from storage import processes
+from storage.identity import digest_of_bytes
+
 TEMPORARY_SUFFIX = ".tmp"
 _STALE_AFTER_SECONDS = 3600.0
+_WRITER = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}\.tmp$")
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -52,17 +57,39 @@ def create_whole(path: Path, content: bytes) -> bool:
 
 
 def remove_stale_temporaries(folder: Path) -> None:
-    """Remove what writers killed an hour ago or more left below `folder`."""
+    """Remove what killed writers left below `folder`: of this machine, or an hour ago or more."""
     for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS:
+            old = time.time() - path.stat().st_mtime > _STALE_AFTER_SECONDS
+            if old or _writer_is_gone(path):
                 path.unlink()
+
+
+def _writer() -> str:
+    """What tells this process from others, for the name of a file."""
+    process = processes.this()
+    if process is None:
+        return str(os.getpid())
+    return f"{_host_mark(process.host)}-{process.pid}-{process.started}"
+
+
+def _writer_is_gone(temporary: Path) -> bool:
+    found, own = _WRITER.search(temporary.name), processes.this()
+    if found is None or own is None or found["host"] != _host_mark(own.host):
+        return False
+    writer = processes.Process(host=own.host, pid=int(found["pid"]), started=found["started"])
+    return processes.is_gone(writer)
+
+
+def _host_mark(host: str) -> str:
+    return digest_of_bytes(host.encode())[:8]
 
 
 @contextlib.contextmanager
 def _temporary(path: Path, content: bytes) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    mark = f"{_writer()}-{secrets.token_hex(4)}"
+    temporary = path.parent / f".{path.name}.{mark}{TEMPORARY_SUFFIX}"
     try:
         with temporary.open("wb") as file:
             file.write(content)

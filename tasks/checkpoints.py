@@ -112,7 +112,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove them all, and what killed writers left an hour ago or more.
+        """Remove them all, and what killed writers left.
 
         The model is finished, or is to be made from its first step.
         """

@@ -57,6 +57,17 @@ class TestLocalFolder(TreeContract):
         assert folder.read_bytes("a.bin") == b"old"
         assert folder.sizes() == {"a.bin": 3}
         assert len(_names(url)) == 2
+        folder.remove_stale_temporaries()
+        assert _names(url) == ["a.bin"]
+
+    def test_what_is_being_written_stays(self, folder, url, monkeypatch):
+        def removing(_):
+            folder.remove_stale_temporaries()
+            assert len(_names(url)) == 1
+
+        monkeypatch.setattr(os, "fsync", removing)
+        folder.write_bytes("a.bin", b"1")
+        assert folder.read_bytes("a.bin") == b"1"
 
     def test_a_kill_while_creating_leaves_no_file(self, folder, url):
         process = _run(
